@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# Everything that is made goes below build/. QEMU_SRC=DIR uses a QEMU source
+# tree of your own, which is only read; PEER=1 builds the base untouched.
+
+MAKEFLAGS += --no-builtin-rules
+SHELL = /bin/sh
+
+ifdef PEER
+OUT = build/peer
+else ifdef QEMU_SRC
+OUT = build/own
+else
+OUT = build
+endif
+
+BASE = $(or $(QEMU_SRC),build/base/qemu)
+QEMU = $(OUT)/qemu-system-ppc64
+
+.DEFAULT_GOAL = help
+.PHONY: help packages tree qemu build run shell check series export clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@echo
+	@sed -n '/^# Everything/,/^$$/s/^# //p' Makefile
+
+packages:
+	@scripts/install-packages
+
+tree: packages
+	@scripts/get-base build/base
+	@scripts/assemble $(BASE) $(OUT)/qemu $(if $(PEER),peer)
+
+qemu: tree
+	@scripts/build-qemu $(OUT) native qemu-system-ppc64
+	@ln -sfn obj/qemu-system-ppc64 $(QEMU)
+
+build: qemu ## build QEMU with the device, for this host and for POWER hosts with KVM
+	@scripts/build-qemu $(OUT) ppc64le qemu-system-ppc64
+
+run: qemu ## boot a Linux guest that draws random numbers through H_RANDOM
+	@QEMU=$(QEMU) scripts/run show
+
+shell: qemu ## an interactive Linux guest with the device
+	@QEMU=$(QEMU) scripts/run shell
+
+check: build ## run every test
+	@OUT=$(OUT) scripts/check
+
+series: tree ## write the patches as a mail series with a cover letter
+	@scripts/mail-series $(OUT)/qemu build/series
+
+export: ## write what was committed in build/qemu back into this repository
+	@scripts/export $(OUT)/qemu
+
+clean: ## remove everything that was made
+	rm -rf build

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What all checks share: where things are, and a machine to start."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parent.parent
+OUT = Path(os.environ.get('OUT', TOP / 'build')).resolve()
+
+# QEMU's own packages, of the tree that is tested.
+sys.path.insert(0, str(OUT / 'qemu/python'))
+
+from qemu.machine import QEMUMachine  # noqa: E402
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport():
+    """In CI, a check that cannot run is one that failed."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.skipped and os.environ.get('CI'):
+        report.outcome = 'failed'
+        report.longrepr = f'cannot run here: {report.longrepr[2]}'
+
+
+@pytest.fixture
+def top():
+    """This repository."""
+    return TOP
+
+
+@pytest.fixture
+def out():
+    """Where the tested QEMU was built."""
+    return OUT
+
+
+@pytest.fixture
+def tree():
+    """The assembled git tree of QEMU."""
+    return OUT / 'qemu'
+
+
+@pytest.fixture
+def pseries(tmp_path):
+    """A function that makes a pseries machine under TCG; not yet launched."""
+    machines = []
+
+    def make(*args):
+        vm = QEMUMachine(str(OUT / 'qemu-system-ppc64'), base_temp_dir=tmp_path,
+                         log_dir=tmp_path)
+        # The capabilities are those that TCG lacks, each a warning otherwise.
+        vm.add_args('-L', '/usr/share/qemu', '-nodefaults', '-accel', 'tcg',
+                    '-machine', 'pseries,cap-cfpc=broken,cap-sbbc=broken,'
+                    'cap-ibs=broken,cap-ccf-assist=off', *args)
+        machines.append(vm)
+        return vm
+
+    yield make
+    for vm in machines:
+        vm.shutdown(hard=True)

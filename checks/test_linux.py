@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Linux as the guest: what it sees of the device, and reads from it."""
+
+import gzip
+import struct
+import subprocess
+
+import pytest
+
+PARENT = '/ibm,platform-facilities'
+NODE = f'{PARENT}/ibm,random-v1'
+
+JOB = f'''
+cd /proc/device-tree{PARENT} 2>/dev/null &&
+for file in $(find . -type f | sort); do
+    echo "property $file $(hexdump -v -e '/1 "%02x"' $file)"
+done
+echo "current $(cat /sys/class/misc/hw_random/rng_current)"
+dd if=/dev/hwrng bs=64 count=16 2>/dev/null | hexdump -v -e '/1 "%02x"'
+echo
+'''
+
+
+def word(i):
+    """Word i of the source; 64 bits that no other i has."""
+    return (i + 1) * 0x9e3779b97f4a7c15 % 2 ** 64
+
+
+def initrd_with_job(guest, directory):
+    (directory / 'job').write_text(JOB)
+    job = subprocess.run(['cpio', '-o', '--quiet', '-H', 'newc'],
+                         cwd=directory, input=b'job\n', check=True,
+                         stdout=subprocess.PIPE).stdout
+    path = directory / 'initrd'
+    path.write_bytes((guest / 'initrd.gz').read_bytes() +
+                     gzip.compress(job))
+    return path
+
+
+@pytest.fixture(params=['bookworm', 'trixie'])
+def boot(request, top, tmp_path, pseries):
+    """Boot that suite's Linux to its end; returns its lines, and its tree."""
+    def start(*args):
+        guest = top / 'build/guests' / f'linux-{request.param}'
+        console = tmp_path / 'console'
+        dtb = tmp_path / 'dtb'
+        vm = pseries('-machine', 'x-vof=on', '-smp', '2', '-m', '1G',
+                     '-kernel', str(guest / 'vmlinux'),
+                     '-initrd', str(initrd_with_job(guest, tmp_path)),
+                     '-append', 'console=hvc0 loglevel=1',
+                     '-chardev', f'file,id=console,path={console}',
+                     '-serial', 'chardev:console', *args)
+        vm.launch()
+        vm.cmd('dumpdtb', filename=str(dtb))
+        vm.wait(timeout=120)
+        assert vm.exitcode() == 0
+        lines = console.read_text(errors='replace').splitlines()
+        print('\n'.join(lines))
+        assert '--- job end, status 0' in lines
+        return lines, dtb
+    return start
+
+
+def starting_with(lines, start):
+    return [line[len(start):] for line in lines if line.startswith(start)]
+
+
+def test_with_device(boot, tmp_path):
+    source = tmp_path / 'source'
+    source.write_bytes(struct.pack('>4096Q', *map(word, range(4096))))
+    lines, dtb = boot('-object', f'rng-random,filename={source},id=rng0',
+                      '-device', 'spapr-rng,rng=rng0')
+
+    # The guest's view of the nodes is QEMU's, and it is what PAPR asks for.
+    seen = {}
+    for prop in starting_with(lines, 'property ./'):
+        name, _, value = prop.partition(' ')
+        seen[name] = bytes.fromhex(value)
+    for name, value in seen.items():
+        path, _, prop = f'{PARENT}/{name}'.rpartition('/')
+        raw = subprocess.run(['fdtget', '-t', 'bx', dtb, path, prop],
+                             capture_output=True, text=True, check=False)
+        # The guest gets a phandle for each node, and Linux adds names.
+        if prop not in ('phandle', 'name'):
+            assert raw.returncode == 0, raw.stderr
+            assert bytes(int(b, 16) for b in raw.stdout.split()) == value
+    assert seen['device_type'] == b'ibm,platform-facilities\0'
+    assert seen['#address-cells'] == b'\0\0\0\1'
+    assert seen['#size-cells'] == b'\0\0\0\0'
+    assert seen['ibm,random-v1/compatible'] == b'ibm,random\0'
+    assert seen['ibm,random-v1/status'] == b'okay\0'
+    assert 'ibm,random-v1/reg' not in seen
+
+    # The driver is in use; what it gives are the source's words, in order.
+    assert starting_with(lines, 'current ') == ['pseries_rng']
+    data = bytes.fromhex(lines[lines.index('current pseries_rng') + 1])
+    assert len(data) == 1024
+    words = struct.unpack('<128Q', data)
+    first = next(i for i in range(4096) if word(i) == words[0])
+    assert words == tuple(map(word, range(first, first + 128)))
+
+
+def test_without_device(boot):
+    lines, dtb = boot()
+    assert starting_with(lines, 'property ') == []
+    assert starting_with(lines, 'current ') == ['none']
+    nodes = subprocess.run(['fdtget', '-l', dtb, '/'], capture_output=True,
+                           text=True, check=True).stdout.split()
+    assert PARENT[1:] not in nodes

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Our test in QEMU's own suite, and those of QEMU's that we could break."""
+
+import os
+import subprocess
+
+import pytest
+
+from conftest import TOP
+
+NAMES = [line.split()[0]
+         for line in (TOP / 'checks/qemu-tests').read_text().splitlines()
+         if not line.startswith('#')]
+
+
+def run(out, *args, **env):
+    done = subprocess.run(args, cwd=out / 'obj', capture_output=True,
+                          text=True, check=False, stdin=subprocess.DEVNULL,
+                          env=dict(os.environ, **env))
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0
+    return done.stdout
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_meson(out, name):
+    output = run(out, 'pyvenv/bin/meson', 'test', '--no-rebuild',
+                 '--print-errorlogs', f'qtest-ppc64/{name}')
+    # meson also ends with 0 where a test skipped itself.
+    assert '\nOk:                 1' in output
+
+
+def test_boot_serial(out):
+    """Alone: its other machines need firmware that Debian has not got."""
+    output = run(out, 'tests/qtest/boot-serial-test', '-p',
+                 '/ppc64/boot-serial/pseries',
+                 QTEST_QEMU_BINARY='./qemu-system-ppc64')
+    assert 'ok 1 /ppc64/boot-serial/pseries' in output
+
+
+def test_ppc64le_build(out):
+    """The build for POWER hosts with KVM is one, and has the device."""
+    binary = (out / 'ppc64le/qemu-system-ppc64').read_bytes()
+    assert binary[:6] == b'\x7fELF\x02\x01'
+    assert binary[18:20] == b'\x15\x00'    # EM_PPC64
+    assert b'the kernel has no random number generator for guests' in binary

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The patches, and the scripts that take the peer out and lay them on."""
+
+import shutil
+import subprocess
+
+import pytest
+
+
+def run(*args, **kwargs):
+    return subprocess.run(args, capture_output=True, text=True, check=False,
+                          **kwargs)
+
+
+def git(tree, *args):
+    done = run('git', '-C', tree, *args)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def series(top):
+    lines = (top / 'patches/series').read_text().splitlines()
+    return [line.split() for line in lines if not line.startswith('#')]
+
+
+def file_bytes(top):
+    """Everything that export writes."""
+    paths = [top / 'patches' / 'series']
+    for patch, *files in series(top):
+        paths += [top / 'patches' / patch, *(top / file for file in files)]
+    return {path: path.read_bytes() for path in paths}
+
+
+def test_commits_are_the_patches(top, tree):
+    commits = git(tree, 'log', '--reverse', '--format=%s',
+                  'without-peer..series').splitlines()
+    assert len(commits) == len(series(top)) > 0
+    assert git(tree, 'rev-list', '--count', 'without-peer') == '2\n'
+    assert git(tree, 'status', '--porcelain') == ''
+
+
+def test_export_is_a_no_op(top, tree, tmp_path):
+    """Laying the series on and exporting it gives the same bytes."""
+    copy = tmp_path / 'repo'
+    copy.mkdir()
+    for name in ['scripts', 'patches']:
+        shutil.copytree(top / name, copy / name)
+    before = file_bytes(top)
+    done = run(copy / 'scripts/export', tree)
+    assert done.returncode == 0, done.stderr
+    after = {top / path.relative_to(copy): data
+             for path, data in file_bytes(copy).items()}
+    assert after == before
+
+
+def test_nothing_of_the_peer_is_left(tree):
+    done = run('git', '-C', tree, 'grep', '-lE',
+               'spapr[-_](dt_)?rng|H_RANDOM|_hwrng', 'without-peer', '--',
+               'hw/ppc', 'include/hw/ppc', 'target/ppc', 'docs/system')
+    assert done.stdout == ''
+
+
+@pytest.mark.parametrize('spoil', [
+    lambda tree: (tree / 'hw/ppc/spapr_rng.c').unlink(),
+    lambda tree: (tree / 'target/ppc/kvm.c').write_text(''),
+    lambda tree: (tree / 'hw/ppc/Kconfig').unlink(),
+], ids=['no-device', 'no-function', 'no-file'])
+def test_unexpected_base_is_refused(top, tree, tmp_path, spoil):
+    """The take-out says what is wrong and leaves the tree as it is."""
+    files = git(tree, 'diff', '--name-only', 'base', 'without-peer').split()
+    for name in files:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(git(tree, 'show', f'base:{name}'))
+    spoil(tmp_path)
+    before = {path: path.read_bytes()
+              for path in tmp_path.rglob('*') if path.is_file()}
+    done = run(top / 'scripts/remove-peer', tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == '' and 'Traceback' not in done.stderr
+    assert done.stderr.startswith('remove-peer: ')
+    assert before == {path: path.read_bytes()
+                      for path in tmp_path.rglob('*') if path.is_file()}
+
+
+def test_other_trees_are_refused(top, tmp_path):
+    done = run(top / 'scripts/assemble', tmp_path, tmp_path / 'tree')
+    assert done.returncode == 1
+    assert 'not a QEMU source tree' in done.stderr
+    assert not (tmp_path / 'tree').exists()
+
+
+def test_work_is_not_lost(top, tree, tmp_path):
+    """A commit that was not exported survives a change of the patches."""
+    copy = tmp_path / 'repo'
+    shutil.copytree(top / 'scripts', copy / 'scripts')
+    (copy / 'patches').mkdir()
+    (copy / 'patches/series').write_text('')
+    source = tmp_path / 'source'
+    git(tree, 'worktree', 'add', '--detach', '-f', source, 'base')
+    try:
+        clone = tmp_path / 'clone'
+        done = run(copy / 'scripts/assemble', source, clone)
+        assert done.returncode == 0, done.stderr
+        assert git(source, 'status', '--porcelain') == ''
+        assert git(source, 'rev-parse', 'HEAD') == \
+            git(tree, 'rev-parse', 'base')
+        assert git(clone, 'rev-parse', 'base^{tree}') == \
+            git(tree, 'rev-parse', 'base^{tree}')
+
+        (clone / 'VERSION').write_text('0.0.0\n')
+        (copy / 'patches/series').write_text('# changed\n')
+        done = run(copy / 'scripts/assemble', source, clone)
+        assert done.returncode == 1
+        assert 'make export' in done.stderr
+        assert (clone / 'VERSION').read_text() == '0.0.0\n'
+    finally:
+        git(tree, 'worktree', 'remove', '--force', source)
+
+
+def test_checkpatch(tree):
+    done = run(tree / 'scripts/checkpatch.pl', '--no-color', '--terse',
+               'without-peer..series', cwd=tree)
+    assert done.returncode == 0, done.stdout
+    for line in done.stdout.splitlines():
+        assert 'ERROR' not in line and 'WARNING' not in line, done.stdout
+
+
+def test_checkpatch_whole_files(top, tree):
+    sources = [file for _, *files in series(top) for file in files
+               if file.endswith(('.c', '.h'))]
+    assert sources
+    done = run(tree / 'scripts/checkpatch.pl', '--no-color', '--terse',
+               '--strict', '-f', *sources, cwd=tree)
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,358 @@
+/*
+ * sPAPR random number generator: the H_RANDOM hypercall
+ *
+ * H_RANDOM (LoPAPR 14.15.1) takes no arguments and returns 64 random bits in
+ * r4. They come from an RngBackend by way of a small pool, or from KVM, which
+ * then answers the call without leaving the kernel.
+ *
+ * Everything here runs under the BQL: the hypercall in the thread of the vCPU
+ * that makes it, the rest in the main loop.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/bswap.h"
+#include "qemu/error-report.h"
+#include "qemu/main-loop.h"
+#include "qemu/module.h"
+#include "hw/ppc/spapr.h"
+#include "hw/ppc/spapr_cpu_core.h"
+#include "hw/ppc/spapr_rng.h"
+#include "hw/qdev-properties.h"
+#include "kvm_ppc.h"
+#include "system/cpu-timers.h"
+#include "system/hw_accel.h"
+#include "system/kvm.h"
+#include "system/reset.h"
+#include "system/tcg.h"
+
+#define WORD_SIZE sizeof(uint64_t)
+
+/*
+ * The longest a vCPU sleeps before it returns to its execution loop. Whatever
+ * needs it there earlier wakes it; interrupts that only KVM sees cannot.
+ */
+#define WAIT_SLICE_MS 5
+
+/*
+ * The most to ask of a backend that makes its callers wait: more would keep
+ * the first word from them until all of it is there.
+ */
+#define REQUEST_MAX 64
+
+static uint32_t pool_level(SpaprRng *s)
+{
+    return s->pool_end - s->pool_pos;
+}
+
+/* Move what is left to the front of the pool and wipe the rest. */
+static void pool_compact(SpaprRng *s)
+{
+    uint32_t level = pool_level(s);
+
+    memmove(s->pool, s->pool + s->pool_pos, level);
+    memset(s->pool + level, 0, s->pool_end - level);
+    s->pool_pos = 0;
+    s->pool_end = level;
+}
+
+static void pool_added(SpaprRng *s, uint32_t size)
+{
+    s->pool_end += size;
+    s->fed_at = cpu_get_clock();
+    s->dry = false;
+    s->read_size = MIN(s->read_size * 2, s->pool_size);
+}
+
+/* The first byte of the source is the most significant one of the word. */
+static uint64_t pool_take(SpaprRng *s)
+{
+    uint8_t *p = s->pool + s->pool_pos;
+    uint64_t word = ldq_be_p(p);
+
+    stq_be_p(p, 0);
+    s->pool_pos += WORD_SIZE;
+    return word;
+}
+
+/* Entropy that was asked for is here: wake the calls that wait for it. */
+static void spapr_rng_receive(void *opaque, const void *data, size_t size)
+{
+    SpaprRng *s = opaque;
+    CPUState *cs;
+
+    s->requested = false;
+    pool_compact(s);
+    size = MIN(size, s->pool_size - s->pool_end);
+    memcpy(s->pool + s->pool_end, data, size);
+    pool_added(s, size);
+
+    CPU_FOREACH(cs) {
+        if (spapr_cpu_state(POWERPC_CPU(cs))->random_wait_start) {
+            qemu_cpu_kick(cs);
+        }
+    }
+}
+
+/* Fill the pool without waiting, or see to it that it gets filled. */
+static void pool_fill(SpaprRng *s)
+{
+    uint32_t size;
+
+    if (s->requested) {
+        return;
+    }
+
+    pool_compact(s);
+    size = MIN(s->read_size, s->pool_size - s->pool_end);
+    size = rng_backend_try_read(s->rng, s->pool + s->pool_end, size);
+    if (size) {
+        pool_added(s, size);
+    }
+    if (pool_level(s) < WORD_SIZE) {
+        s->requested = true;
+        size = MIN(s->read_size, REQUEST_MAX) - s->pool_end;
+        rng_backend_request_entropy(s->rng, size, spapr_rng_receive, s);
+    }
+}
+
+/*
+ * No bytes yet. Sleep a little, then have the vCPU make the call again: on
+ * its way it passes through its execution loop, where it takes interrupts and
+ * obeys whoever wants it stopped. A guest that is saved meanwhile is one that
+ * is about to execute "sc", so nothing about a wait has to be migrated.
+ */
+static target_ulong h_random_wait(SpaprRng *s, PowerPCCPU *cpu,
+                                  target_ulong opcode)
+{
+    CPUState *cs = CPU(cpu);
+    int64_t *start = &spapr_cpu_state(cpu)->random_wait_start;
+    int64_t now = cpu_get_clock();
+    int64_t left_ms = WAIT_SLICE_MS;
+
+    if (!*start) {
+        *start = now;
+    }
+    if (s->timeout) {
+        left_ms = s->timeout - (now - *start) / SCALE_MS;
+    }
+    if (left_ms <= 0 || s->dry) {
+        /* Others may just have been quicker to take what there was. */
+        s->dry |= s->fed_at < *start;
+        *start = 0;
+        return H_HARDWARE;
+    }
+
+    cpu_synchronize_state(cs);
+    cpu->env.nip -= 4;
+    if (!qatomic_read(&cs->exit_request)) {
+        qemu_cond_timedwait_bql(cs->halt_cond, MIN(left_ms, WAIT_SLICE_MS));
+    }
+    if (tcg_enabled()) {
+        cpu_exit(cs); /* with thread=single, it is the next vCPU's turn */
+    }
+    return opcode; /* r3, for the next time */
+}
+
+static target_ulong h_random(PowerPCCPU *cpu, SpaprMachineState *spapr,
+                             target_ulong opcode, target_ulong *args)
+{
+    SpaprRng *s = spapr->rng;
+
+    if (unlikely(pool_level(s) < WORD_SIZE)) {
+        pool_fill(s);
+        if (pool_level(s) < WORD_SIZE) {
+            return h_random_wait(s, cpu, opcode);
+        }
+    }
+
+    spapr_cpu_state(cpu)->random_wait_start = 0;
+    args[0] = pool_take(s);
+    return H_SUCCESS;
+}
+
+static void spapr_rng_reset_hold(Object *obj, ResetType type)
+{
+    SpaprRng *s = SPAPR_RNG(obj);
+    CPUState *cs;
+
+    memset(s->pool, 0, sizeof(s->pool));
+    s->pool_pos = 0;
+    s->pool_end = 0;
+    s->read_size = WORD_SIZE;
+    s->fed_at = 0;
+    s->dry = false;
+
+    CPU_FOREACH(cs) {
+        spapr_cpu_state(POWERPC_CPU(cs))->random_wait_start = 0;
+    }
+}
+
+static bool spapr_rng_check(SpaprRng *s, Error **errp)
+{
+    ERRP_GUARD();
+    SpaprMachineState *spapr = (SpaprMachineState *)
+        object_dynamic_cast(qdev_get_machine(), TYPE_SPAPR_MACHINE);
+
+    if (!spapr) {
+        error_setg(errp, TYPE_SPAPR_RNG " needs a pseries machine");
+        error_append_hint(errp, "Use -machine pseries, or give this machine "
+                          "a virtio-rng device.\n");
+        return false;
+    }
+    if (spapr->rng) {
+        error_setg(errp, "a machine can have only one " TYPE_SPAPR_RNG);
+        error_append_hint(errp, "Remove all -device " TYPE_SPAPR_RNG
+                          " options but one.\n");
+        return false;
+    }
+    if (s->use_kvm && !kvm_enabled()) {
+        error_setg(errp, "use-kvm=true needs the KVM accelerator");
+        error_append_hint(errp, "Use -accel kvm, or set use-kvm=false and "
+                          "give a backend with rng=ID.\n");
+        return false;
+    }
+    if (!s->use_kvm && !s->rng) {
+        error_setg(errp, TYPE_SPAPR_RNG " has no source of random numbers");
+        error_append_hint(errp, "Create a backend and name it: -object "
+                          "rng-random,filename=/dev/urandom,id=rng0 "
+                          "-device " TYPE_SPAPR_RNG ",rng=rng0\n"
+                          "With -accel kvm, use-kvm=true has the kernel "
+                          "serve the guest.\n");
+        return false;
+    }
+    if (s->pool_size < WORD_SIZE || s->pool_size > SPAPR_RNG_POOL_MAX) {
+        error_setg(errp, "pool-size=%" PRIu32 " is out of range",
+                   s->pool_size);
+        error_append_hint(errp, "Use 8 to %d bytes; 8 reads nothing ahead.\n",
+                          SPAPR_RNG_POOL_MAX);
+        return false;
+    }
+    return true;
+}
+
+/* Have KVM answer the guest. False where the backend has to, or on error. */
+static bool spapr_rng_enable_kvm(SpaprRng *s, Error **errp)
+{
+    ERRP_GUARD();
+    int ret = kvmppc_set_in_kernel_random(true);
+    const char *why = ret == -ENOTSUP ?
+                      "the kernel has no random number generator for guests" :
+                      "the kernel does not let QEMU enable its H_RANDOM";
+
+    if (!ret) {
+        return true;
+    }
+    if (s->rng) {
+        warn_report(TYPE_SPAPR_RNG ": %s; the backend '%s' serves the guest",
+                    why, object_get_canonical_path_component(OBJECT(s->rng)));
+        return false;
+    }
+    error_setg(errp, "use-kvm=true: %s", why);
+    error_append_hint(errp, "Give a backend for such hosts with rng=ID.\n");
+    return false;
+}
+
+static void spapr_rng_realize(DeviceState *dev, Error **errp)
+{
+    ERRP_GUARD();
+    SpaprRng *s = SPAPR_RNG(dev);
+    bool in_kernel;
+
+    if (!spapr_rng_check(s, errp)) {
+        return;
+    }
+
+    in_kernel = s->use_kvm && spapr_rng_enable_kvm(s, errp);
+    if (*errp) {
+        return;
+    }
+    if (!in_kernel) {
+        spapr_register_hypercall(H_RANDOM, h_random);
+    }
+    SPAPR_MACHINE(qdev_get_machine())->rng = s;
+    qemu_register_resettable(OBJECT(dev));
+}
+
+static void spapr_rng_unrealize(DeviceState *dev)
+{
+    SpaprRng *s = SPAPR_RNG(dev);
+
+    qemu_unregister_resettable(OBJECT(dev));
+    SPAPR_MACHINE(qdev_get_machine())->rng = NULL;
+    spapr_unregister_hypercall(H_RANDOM);
+    if (s->use_kvm) {
+        kvmppc_set_in_kernel_random(false);
+    }
+    if (s->rng) {
+        rng_backend_cancel_requests(s->rng, spapr_rng_receive, s);
+        s->requested = false;
+    }
+}
+
+/* The accessor of the link, without the hint */
+static ObjectPropertyAccessor *spapr_rng_set_link;
+
+static void spapr_rng_set_rng(Object *obj, Visitor *v, const char *name,
+                              void *opaque, Error **errp)
+{
+    ERRP_GUARD();
+
+    spapr_rng_set_link(obj, v, name, opaque, errp);
+    if (*errp) {
+        error_append_hint(errp, "rng=ID takes the id of a random number "
+                          "backend, such as -object rng-builtin,id=ID.\n");
+    }
+}
+
+static const Property spapr_rng_properties[] = {
+    DEFINE_PROP_BOOL("use-kvm", SpaprRng, use_kvm, false),
+    DEFINE_PROP_UINT32("timeout", SpaprRng, timeout, 1000),
+    DEFINE_PROP_UINT32("pool-size", SpaprRng, pool_size, SPAPR_RNG_POOL_MAX),
+};
+
+static void spapr_rng_class_init(ObjectClass *oc, void *data)
+{
+    DeviceClass *dc = DEVICE_CLASS(oc);
+    ResettableClass *rc = RESETTABLE_CLASS(oc);
+    ObjectProperty *rng;
+
+    dc->desc = "sPAPR random number generator (H_RANDOM)";
+    dc->realize = spapr_rng_realize;
+    dc->unrealize = spapr_rng_unrealize;
+    dc->hotpluggable = false;
+    set_bit(DEVICE_CATEGORY_MISC, dc->categories);
+    rc->phases.hold = spapr_rng_reset_hold;
+
+    device_class_set_props(dc, spapr_rng_properties);
+    rng = object_class_property_add_link(
+        oc, "rng", TYPE_RNG_BACKEND, offsetof(SpaprRng, rng),
+        qdev_prop_allow_set_link_before_realize, OBJ_PROP_LINK_STRONG);
+    spapr_rng_set_link = rng->set;
+    rng->set = spapr_rng_set_rng;
+
+    object_class_property_set_description(oc, "rng",
+        "the backend that random numbers come from");
+    object_class_property_set_description(oc, "use-kvm",
+        "have KVM serve the guest, the backend only where KVM cannot");
+    object_class_property_set_description(oc, "timeout",
+        "milliseconds a call waits for the backend (0: for ever)");
+    object_class_property_set_description(oc, "pool-size",
+        "most bytes read ahead of the guest (8 to 4096; 8: none)");
+}
+
+static const TypeInfo spapr_rng_info = {
+    .name = TYPE_SPAPR_RNG,
+    .parent = TYPE_DEVICE,
+    .instance_size = sizeof(SpaprRng),
+    .class_init = spapr_rng_class_init,
+};
+
+static void spapr_rng_register_types(void)
+{
+    type_register_static(&spapr_rng_info);
+}
+
+type_init(spapr_rng_register_types)

@@ -1,0 +1,52 @@
+/*
+ * sPAPR random number generator: the H_RANDOM hypercall
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef HW_PPC_SPAPR_RNG_H
+#define HW_PPC_SPAPR_RNG_H
+
+#include "hw/qdev-core.h"
+#include "qom/object.h"
+#include "system/rng.h"
+
+#define TYPE_SPAPR_RNG "spapr-rng"
+OBJECT_DECLARE_SIMPLE_TYPE(SpaprRng, SPAPR_RNG)
+
+#define SPAPR_RNG_POOL_MAX 4096 /* bytes */
+
+/**
+ * struct SpaprRng - the device behind H_RANDOM (LoPAPR 14.15.1)
+ * @rng: where the bytes come from; NULL if only the kernel serves the call
+ * @use_kvm: the user asks for KVM's own H_RANDOM
+ * @timeout: how long a call may wait for bytes, in milliseconds; 0: for ever
+ * @pool_size: the most bytes read ahead, 8 to SPAPR_RNG_POOL_MAX
+ * @pool: bytes on their way to the guest; those not in the range are zero
+ * @pool_pos: offset in @pool of the first byte not handed out yet
+ * @pool_end: offset in @pool behind the last byte the backend gave
+ * @read_size: how many bytes to ask for next; grows with the guest's demand
+ * @requested: the backend owes bytes, spapr_rng_receive() will be called
+ * @fed_at: when the backend last gave bytes, in ns of cpu_get_clock()
+ * @dry: the backend gave a call nothing until it timed out, nor since
+ *
+ * All fields are protected by the BQL.
+ */
+struct SpaprRng {
+    DeviceState parent_obj;
+
+    RngBackend *rng;
+    bool use_kvm;
+    uint32_t timeout;
+    uint32_t pool_size;
+
+    uint8_t pool[SPAPR_RNG_POOL_MAX];
+    uint32_t pool_pos;
+    uint32_t pool_end;
+    uint32_t read_size;
+    bool requested;
+    int64_t fed_at;
+    bool dry;
+};
+
+#endif /* HW_PPC_SPAPR_RNG_H */

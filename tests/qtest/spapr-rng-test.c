@@ -1,0 +1,768 @@
+/*
+ * QTest testcase for the sPAPR random number generator (H_RANDOM)
+ *
+ * The hypercalls are real: a small guest program makes them under TCG, on as
+ * many vCPUs as a test wants, and leaves in its memory what it got.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bswap.h"
+#include "libqtest.h"
+#include "ppc-util.h"
+#include "qobject/qdict.h"
+#include <glib/gstdio.h>
+#include <libfdt.h>
+#include <sys/ioctl.h>
+
+#define MACHINE "-accel tcg -nodefaults -S -m 256M " \
+                "-machine pseries," PSERIES_DEFAULT_CAPABILITIES " "
+
+#define H_RANDOM   0x300
+#define H_NOBODYS  0x12c
+#define H_SUCCESS  0
+#define H_HARDWARE ((uint64_t)-1)
+#define H_FUNCTION ((uint64_t)-2)
+
+/* The guest's memory, as its program knows it */
+#define CODE       0x100
+#define CODE_WORK  0x138
+#define CODE_DECR  0x900
+#define PARAM_CPUS 0x4000 /* how many vCPUs make calls */
+#define PARAM_NUM  0x4004 /* how many calls each of them makes */
+#define PARAM_CALL 0x4008 /* the opcode */
+#define PARAM_EE   0x400c /* whether to take decrementer interrupts */
+#define TICKS      0x4010 /* how many were taken */
+#define PARAM_DECR 0x4014 /* every so many ticks of the 512 MHz time base */
+#define AGAIN      0x4018 /* set to have an idle vCPU 0 start anew */
+#define RTAS_ARGS  0x4040
+#define DONE       0x4080 /* a word for each vCPU: 0x8000 when it is done */
+#define RESULTS(cpu) (((cpu) + 1) * 0x100000) /* r3 and r4 of each call */
+
+#define LIMIT_US (20 * G_USEC_PER_SEC) /* for what ends; it passes far sooner */
+#define PROMPT_US G_USEC_PER_SEC       /* for what must not wait for entropy */
+
+static const uint32_t guest_code[] = {
+    /* start the other vCPUs through RTAS start-cpu */
+    0x3be04000, /* li      r31,16384    */
+    0x829f0000, /* lwz     r20,0(r31)   */
+    0x39c00001, /* li      r14,1        */
+    0x7c0ea000, /* cmpw    r14,r20      */
+    0x40800024, /* bge     0x134        */
+    0x91df004c, /* stw     r14,76(r31)  */
+    0x91df0054, /* stw     r14,84(r31)  */
+    0x38600000, /* li      r3,0         */
+    0x6063f000, /* ori     r3,r3,61440  */
+    0x389f0040, /* addi    r4,r31,64    */
+    0x44000022, /* sc      1            */
+    0x39ce0001, /* addi    r14,r14,1    */
+    0x4bffffdc, /* b       0x10c        */
+    0x38600000, /* li      r3,0         */
+    /* r15 = which vCPU, r16 = its results, r21 = its calls */
+    0x3be04000, /* li      r31,16384    */
+    0x7c6f1b78, /* mr      r15,r3       */
+    0x3a0f0001, /* addi    r16,r15,1    */
+    0x7a10a2e4, /* sldi    r16,r16,20   */
+    0x82bf0004, /* lwz     r21,4(r31)   */
+    0x7ea903a6, /* mtctr   r21          */
+    /* r17 = what calls did to r5..r12: must stay 0 */
+    0x3a200000, /* li      r17,0        */
+    /* take decrementer interrupts, if asked to */
+    0x83bf000c, /* lwz     r29,12(r31)  */
+    0x2c1d0000, /* cmpwi   r29,0        */
+    0x41820018, /* beq     0x174        */
+    0x83bf0014, /* lwz     r29,20(r31)  */
+    0x7fb603a6, /* mtdec   r29          */
+    0x7fa000a6, /* mfmsr   r29          */
+    0x63bd8000, /* ori     r29,r29,32768 */
+    0x7fa10164, /* mtmsrd  r29,1        */
+    /* call, with known values in r5..r12 */
+    0x807f0008, /* lwz     r3,8(r31)    */
+    0x38a00069, /* li      r5,105       */
+    0x38c0006a, /* li      r6,106       */
+    0x38e0006b, /* li      r7,107       */
+    0x3900006c, /* li      r8,108       */
+    0x3920006d, /* li      r9,109       */
+    0x3940006e, /* li      r10,110      */
+    0x3960006f, /* li      r11,111      */
+    0x39800070, /* li      r12,112      */
+    0x44000022, /* sc      1            */
+    /* note r3 and r4, compare r5..r12 */
+    0xf8700000, /* std     r3,0(r16)    */
+    0xf8900008, /* std     r4,8(r16)    */
+    0x3a100010, /* addi    r16,r16,16   */
+    0x68b20069, /* xori    r18,r5,105   */
+    0x7e319378, /* or      r17,r17,r18  */
+    0x68d2006a, /* xori    r18,r6,106   */
+    0x7e319378, /* or      r17,r17,r18  */
+    0x68f2006b, /* xori    r18,r7,107   */
+    0x7e319378, /* or      r17,r17,r18  */
+    0x6912006c, /* xori    r18,r8,108   */
+    0x7e319378, /* or      r17,r17,r18  */
+    0x6932006d, /* xori    r18,r9,109   */
+    0x7e319378, /* or      r17,r17,r18  */
+    0x6952006e, /* xori    r18,r10,110  */
+    0x7e319378, /* or      r17,r17,r18  */
+    0x6972006f, /* xori    r18,r11,111  */
+    0x7e319378, /* or      r17,r17,r18  */
+    0x69920070, /* xori    r18,r12,112  */
+    0x7e319378, /* or      r17,r17,r18  */
+    0x4200ff8c, /* bdnz    0x174        */
+    /* say that it is over, then cede for ever */
+    0x62258000, /* ori     r5,r17,32768 */
+    0x79e61764, /* sldi    r6,r15,2     */
+    0x7cc6fa14, /* add     r6,r6,r31    */
+    0x7c0004ac, /* hwsync               */
+    0x90a60080, /* stw     r5,128(r6)   */
+    0x386000e0, /* li      r3,224       */
+    0x44000022, /* sc      1            */
+    0x80bf0018, /* lwz     r5,24(r31)   */
+    0x2c050000, /* cmpwi   r5,0         */
+    0x4182fff0, /* beq     0x200        */
+    0x38a00000, /* li      r5,0         */
+    0x90bf0018, /* stw     r5,24(r31)   */
+    0x7de37b78, /* mr      r3,r15       */
+    0x4bffff18, /* b       0x138        */
+};
+
+static const uint32_t guest_decrementer[] = {
+    0x83bf0010, /* lwz     r29,16(r31)  */
+    0x3bbd0001, /* addi    r29,r29,1    */
+    0x93bf0010, /* stw     r29,16(r31)  */
+    0x83bf0014, /* lwz     r29,20(r31)  */
+    0x7fb603a6, /* mtdec   r29          */
+    0x4c000024, /* rfid                 */
+};
+
+typedef struct Result {
+    uint64_t status;
+    uint64_t value;
+} Result;
+
+typedef struct Source {
+    char *name;
+    int fd;
+} Source;
+
+/* A regular file of @words 8-byte words, all different: see word(). */
+static uint64_t word(uint64_t i)
+{
+    return (i + 1) * 0x9e3779b97f4a7c15ULL;
+}
+
+static Source source_file(unsigned words)
+{
+    Source s;
+
+    s.fd = g_file_open_tmp("spapr-rng-XXXXXX", &s.name, NULL);
+    g_assert_cmpint(s.fd, >=, 0);
+    for (unsigned i = 0; i < words; i++) {
+        uint64_t be = cpu_to_be64(word(i));
+
+        g_assert_cmpint(write(s.fd, &be, sizeof(be)), ==, sizeof(be));
+    }
+    return s;
+}
+
+/* A pipe: a source that gives nothing until the test writes to it. */
+static Source source_fifo(void)
+{
+    Source s = source_file(0);
+
+    close(s.fd);
+    g_assert_cmpint(unlink(s.name), ==, 0);
+    g_assert_cmpint(mkfifo(s.name, 0600), ==, 0);
+    s.fd = open(s.name, O_RDWR);
+    g_assert_cmpint(s.fd, >=, 0);
+    return s;
+}
+
+static void source_free(Source *s)
+{
+    close(s->fd);
+    unlink(s->name);
+    g_free(s->name);
+}
+
+static void load_words(QTestState *qts, uint64_t addr, const uint32_t *words,
+                       size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        qtest_writel(qts, addr + i * 4, words[i]);
+    }
+}
+
+/*
+ * Lay out the program for @cpus vCPUs that make @calls hypercalls each. The VM
+ * must be stopped, and not have run since its start or reset.
+ */
+static void guest_load(QTestState *qts, unsigned cpus, unsigned calls)
+{
+    static const uint32_t start_cpu[] = { 0x2006, 3, 1, 0, CODE_WORK };
+
+    load_words(qts, CODE, guest_code, ARRAY_SIZE(guest_code));
+    load_words(qts, CODE_DECR, guest_decrementer,
+               ARRAY_SIZE(guest_decrementer));
+    load_words(qts, RTAS_ARGS, start_cpu, ARRAY_SIZE(start_cpu));
+    qtest_writel(qts, PARAM_CPUS, cpus);
+    qtest_writel(qts, PARAM_NUM, calls);
+    qtest_writel(qts, PARAM_CALL, H_RANDOM);
+    qtest_writel(qts, PARAM_EE, false);
+    qtest_writel(qts, PARAM_DECR, 512000);
+    qtest_writel(qts, TICKS, 0);
+    qtest_writel(qts, AGAIN, 0);
+    for (unsigned cpu = 0; cpu < cpus; cpu++) {
+        qtest_writel(qts, DONE + cpu * 4, 0);
+        qtest_memset(qts, RESULTS(cpu), 0, calls * sizeof(Result));
+    }
+}
+
+static void guest_start(QTestState *qts, unsigned cpus, unsigned calls)
+{
+    guest_load(qts, cpus, calls);
+    qtest_qmp_assert_success(qts, "{ 'execute': 'cont' }");
+}
+
+static bool guest_done(QTestState *qts, unsigned cpus)
+{
+    for (unsigned cpu = 0; cpu < cpus; cpu++) {
+        if (!qtest_readl(qts, DONE + cpu * 4)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Wait until all calls are answered; none may have touched r5..r12. */
+static void guest_wait(QTestState *qts, unsigned cpus)
+{
+    int64_t start = g_get_monotonic_time();
+
+    while (!guest_done(qts, cpus)) {
+        g_assert_cmpint(g_get_monotonic_time() - start, <, LIMIT_US);
+        g_usleep(1000);
+    }
+    for (unsigned cpu = 0; cpu < cpus; cpu++) {
+        g_assert_cmphex(qtest_readl(qts, DONE + cpu * 4), ==, 0x8000);
+    }
+}
+
+/* What vCPU @cpu got from its first @n calls. */
+static Result *guest_results(QTestState *qts, unsigned cpu, unsigned n)
+{
+    Result *r = g_new(Result, n);
+
+    qtest_bufread(qts, RESULTS(cpu), r, n * sizeof(*r));
+    for (unsigned i = 0; i < n; i++) {
+        r[i].status = be64_to_cpu(r[i].status);
+        r[i].value = be64_to_cpu(r[i].value);
+    }
+    return r;
+}
+
+static Result guest_result(QTestState *qts, unsigned cpu)
+{
+    g_autofree Result *r = guest_results(qts, cpu, 1);
+
+    return *r;
+}
+
+/* Nothing here may have to wait until the source gives something. */
+static void prompt_qmp(QTestState *qts, const char *command)
+{
+    int64_t start = g_get_monotonic_time();
+
+    qtest_qmp_assert_success(qts, "{ 'execute': %s }", command);
+    g_assert_cmpint(g_get_monotonic_time() - start, <, PROMPT_US);
+}
+
+static void prompt_quit(QTestState *qts)
+{
+    int64_t start = g_get_monotonic_time();
+
+    qtest_quit(qts);
+    g_assert_cmpint(g_get_monotonic_time() - start, <, PROMPT_US);
+}
+
+/* Stop and reset. The next guest_start() brings the program back. */
+static void guest_reset(QTestState *qts)
+{
+    prompt_qmp(qts, "stop");
+    prompt_qmp(qts, "system_reset");
+    qtest_qmp_eventwait(qts, "RESET");
+}
+
+static void test_absent(void)
+{
+    QTestState *qts = qtest_init(MACHINE);
+
+    guest_start(qts, 1, 1);
+    guest_wait(qts, 1);
+    g_assert_cmphex(guest_result(qts, 0).status, ==, H_FUNCTION);
+    qtest_quit(qts);
+}
+
+/* Three words of a good source are all different, and none is 0. */
+static void test_value(const void *backend)
+{
+    QTestState *qts = qtest_initf(MACHINE "-object %s,id=r "
+                                  "-device spapr-rng,rng=r",
+                                  (const char *)backend);
+
+    g_autofree Result *r = NULL;
+
+    guest_start(qts, 1, 3);
+    guest_wait(qts, 1);
+    r = guest_results(qts, 0, 3);
+    for (int i = 0; i < 3; i++) {
+        g_assert_cmphex(r[i].status, ==, H_SUCCESS);
+        g_assert_cmphex(r[i].value, !=, 0);
+        g_assert_cmphex(r[i].value, !=, r[(i + 1) % 3].value);
+    }
+    qtest_quit(qts);
+}
+
+/* -seed makes rng-builtin repeat itself. */
+static void test_seed(void)
+{
+    const unsigned calls = 100;
+    Result *r[2];
+
+    for (int run = 0; run < 2; run++) {
+        QTestState *qts = qtest_init(MACHINE "-seed 42 "
+                                     "-object rng-builtin,id=r "
+                                     "-device spapr-rng,rng=r");
+
+        guest_start(qts, 1, calls);
+        guest_wait(qts, 1);
+        r[run] = guest_results(qts, 0, calls);
+        qtest_quit(qts);
+    }
+    g_assert_cmpmem(r[0], calls * sizeof(Result), r[1], calls * sizeof(Result));
+    g_assert_cmphex(r[0][0].value, !=, r[0][1].value);
+    g_free(r[0]);
+    g_free(r[1]);
+}
+
+typedef struct OrderCase {
+    const char *name;
+    const char *accel;
+    unsigned cpus;
+    unsigned pool_size;
+} OrderCase;
+
+static const OrderCase order_cases[] = {
+    { "1-cpu", "tcg", 1, 4096 },
+    { "1-cpu/pool-8", "tcg", 1, 8 },
+    { "1-cpu/pool-27", "tcg", 1, 27 },
+    { "4-cpus", "tcg,thread=multi", 4, 4096 },
+    { "4-cpus/pool-8", "tcg,thread=multi", 4, 8 },
+    { "4-cpus/single-thread", "tcg,thread=single", 4, 64 },
+};
+
+/*
+ * Every word of the source reaches the guest, once, and each vCPU gets its
+ * words in the order in which the source gave them.
+ */
+static void test_order(const void *data)
+{
+    const OrderCase *c = data;
+    const unsigned calls = 20000, total = c->cpus * calls;
+    Source src = source_file(total);
+    unsigned next[4] = { 0 };
+    Result *r[4];
+    QTestState *qts;
+
+    qts = qtest_initf("-accel %s " MACHINE "-smp %u "
+                      "-object rng-random,filename=%s,id=r "
+                      "-device spapr-rng,rng=r,pool-size=%u",
+                      c->accel, c->cpus, src.name, c->pool_size);
+    guest_start(qts, c->cpus, calls);
+    guest_wait(qts, c->cpus);
+
+    for (unsigned cpu = 0; cpu < c->cpus; cpu++) {
+        r[cpu] = guest_results(qts, cpu, calls);
+    }
+    for (unsigned i = 0; i < total; i++) {
+        unsigned cpu = 0;
+
+        while (next[cpu] == calls || r[cpu][next[cpu]].value != word(i)) {
+            cpu++;
+            g_assert_cmpuint(cpu, <, c->cpus);
+        }
+        g_assert_cmphex(r[cpu][next[cpu]].status, ==, H_SUCCESS);
+        next[cpu]++;
+    }
+
+    for (unsigned cpu = 0; cpu < c->cpus; cpu++) {
+        g_free(r[cpu]);
+    }
+    qtest_quit(qts);
+    source_free(&src);
+}
+
+/* What the pool holds at a reset is lost; nothing is handed out twice. */
+static void test_reset(void)
+{
+    Source src = source_file(1000);
+    QTestState *qts = qtest_initf(MACHINE
+                                  "-object rng-random,filename=%s,id=r "
+                                  "-device spapr-rng,rng=r,pool-size=64",
+                                  src.name);
+    g_autofree Result *r = NULL;
+
+    /* 1 + 2 + 4 + 8 words are read on the way to the 8th call. */
+    guest_start(qts, 1, 8);
+    guest_wait(qts, 1);
+    r = guest_results(qts, 0, 8);
+    g_assert_cmphex(r[0].value, ==, word(0));
+    g_assert_cmphex(r[7].value, ==, word(7));
+    guest_reset(qts);
+    guest_start(qts, 1, 1);
+    guest_wait(qts, 1);
+    g_assert_cmphex(guest_result(qts, 0).value, ==, word(15));
+    qtest_quit(qts);
+    source_free(&src);
+}
+
+/* Nothing is read before the guest asks. */
+static void test_idle(void)
+{
+    Source src = source_fifo();
+    int unread;
+    QTestState *qts = qtest_initf(MACHINE
+                                  "-object rng-random,filename=%s,id=r "
+                                  "-device spapr-rng,rng=r", src.name);
+
+    g_assert_cmpint(write(src.fd, "untouched", 9), ==, 9);
+    guest_load(qts, 1, 1000);
+    qtest_writel(qts, PARAM_CALL, H_NOBODYS);
+    qtest_qmp_assert_success(qts, "{ 'execute': 'cont' }");
+    guest_wait(qts, 1);
+    qtest_quit(qts);
+    g_assert_cmpint(ioctl(src.fd, FIONREAD, &unread), ==, 0);
+    g_assert_cmpint(unread, ==, 9);
+    source_free(&src);
+}
+
+typedef struct WaitCase {
+    const char *name;
+    const char *options;
+    unsigned cpus;
+} WaitCase;
+
+static const WaitCase wait_cases[] = {
+    { "1-cpu", "-accel tcg", 1 },
+    { "4-cpus", "-accel tcg,thread=multi -smp 4", 4 },
+    { "4-cpus/single-thread", "-accel tcg,thread=single -smp 4", 4 },
+};
+
+/* A guest that waits takes interrupts, and obeys stop, reset and quit. */
+static void test_wait(const void *data)
+{
+    const WaitCase *c = data;
+    Source src = source_fifo();
+    uint64_t be = cpu_to_be64(word(1));
+    QTestState *qts = qtest_initf("%s " MACHINE
+                                  "-object rng-random,filename=%s,id=r "
+                                  "-device spapr-rng,rng=r,timeout=0",
+                                  c->options, src.name);
+
+    guest_load(qts, c->cpus, 1);
+    qtest_writel(qts, PARAM_EE, true);
+    prompt_qmp(qts, "cont");
+    while (qtest_readl(qts, TICKS) < 20) {
+        g_usleep(1000);
+    }
+    prompt_qmp(qts, "stop");
+    prompt_qmp(qts, "cont");
+    guest_reset(qts);
+    guest_start(qts, c->cpus, 1);
+    g_usleep(100000);
+    g_assert_false(guest_done(qts, c->cpus));
+    prompt_qmp(qts, "stop");
+    for (unsigned i = 0; i < c->cpus; i++) {
+        g_assert_cmpint(write(src.fd, &be, sizeof(be)), ==, sizeof(be));
+    }
+    prompt_qmp(qts, "cont");
+    guest_wait(qts, c->cpus);
+    for (unsigned cpu = 0; cpu < c->cpus; cpu++) {
+        Result r = guest_result(qts, cpu);
+
+        g_assert_cmphex(r.status, ==, H_SUCCESS);
+        g_assert_cmphex(r.value, ==, word(1));
+    }
+
+    guest_reset(qts);
+    guest_start(qts, c->cpus, 1);
+    g_usleep(100000);
+    prompt_quit(qts);
+    source_free(&src);
+}
+
+/*
+ * A dry source fails a call when its time is up, further calls at once, and
+ * none any more when bytes are there.
+ */
+static void test_timeout(void)
+{
+    const unsigned calls = 100;
+    Source src = source_fifo();
+    uint64_t be = cpu_to_be64(word(1));
+    g_autofree Result *r = NULL;
+    int64_t start, us;
+    QTestState *qts = qtest_initf(MACHINE
+                                  "-object rng-random,filename=%s,id=r "
+                                  "-device spapr-rng,rng=r,timeout=500",
+                                  src.name);
+
+    guest_load(qts, 1, calls);
+    qtest_writel(qts, PARAM_EE, true);
+    start = g_get_monotonic_time();
+    prompt_qmp(qts, "cont");
+    guest_wait(qts, 1);
+    us = g_get_monotonic_time() - start;
+    g_assert_cmpint(us, >=, 500 * 1000);
+    g_assert_cmpint(us, <, 2 * 500 * 1000);
+    r = guest_results(qts, 0, calls);
+    for (unsigned i = 0; i < calls; i++) {
+        g_assert_cmphex(r[i].status, ==, H_HARDWARE);
+    }
+
+    g_assert_cmpint(write(src.fd, &be, sizeof(be)), ==, sizeof(be));
+    g_usleep(100000);
+    qtest_writel(qts, PARAM_NUM, 1);
+    qtest_writel(qts, DONE, 0);
+    qtest_writel(qts, AGAIN, true);
+    guest_wait(qts, 1);
+    g_assert_cmphex(guest_result(qts, 0).status, ==, H_SUCCESS);
+    g_assert_cmphex(guest_result(qts, 0).value, ==, word(1));
+    prompt_quit(qts);
+    source_free(&src);
+}
+
+/* A source that can't be read at all is like a dry one. */
+static void test_read_error(void)
+{
+    QTestState *qts = qtest_initf(MACHINE
+                                  "-object rng-random,filename=%s,id=r "
+                                  "-device spapr-rng,rng=r,timeout=100",
+                                  g_get_tmp_dir());
+
+    guest_start(qts, 1, 1);
+    guest_wait(qts, 1);
+    g_assert_cmphex(guest_result(qts, 0).status, ==, H_HARDWARE);
+    prompt_quit(qts);
+}
+
+/* A file that ends is waited for, until it grows. */
+static void test_end_of_file(void)
+{
+    Source src = source_file(1);
+    uint64_t be = cpu_to_be64(word(1));
+    g_autofree Result *r = NULL;
+    QTestState *qts = qtest_initf(MACHINE
+                                  "-object rng-random,filename=%s,id=r "
+                                  "-device spapr-rng,rng=r,timeout=0",
+                                  src.name);
+
+    guest_start(qts, 1, 2);
+    g_usleep(200000);
+    g_assert_cmphex(guest_result(qts, 0).value, ==, word(0));
+    g_assert_false(guest_done(qts, 1));
+    g_assert_cmpint(write(src.fd, &be, sizeof(be)), ==, sizeof(be));
+    guest_wait(qts, 1);
+    r = guest_results(qts, 0, 2);
+    g_assert_cmphex(r[1].status, ==, H_SUCCESS);
+    g_assert_cmphex(r[1].value, ==, word(1));
+    qtest_quit(qts);
+    source_free(&src);
+}
+
+static void *guest_device_tree(const char *device)
+{
+    QTestState *qts = qtest_initf(MACHINE "-object rng-builtin,id=r %s",
+                                  device);
+    Source file = source_file(0);
+    char *fdt;
+
+    qtest_qmp_assert_success(qts, "{ 'execute': 'dumpdtb', 'arguments': "
+                             "{ 'filename': %s } }", file.name);
+    g_assert_true(g_file_get_contents(file.name, &fdt, NULL, NULL));
+    g_assert_cmpint(fdt_check_header(fdt), ==, 0);
+    qtest_quit(qts);
+    source_free(&file);
+    return fdt;
+}
+
+static void test_device_tree(void)
+{
+    const char *parent_path = "/ibm,platform-facilities";
+    const char *path = "/ibm,platform-facilities/ibm,random-v1";
+    g_autofree void *with = guest_device_tree("-device spapr-rng,rng=r");
+    g_autofree void *without = guest_device_tree("");
+    int parent = fdt_path_offset(with, parent_path);
+    int node = fdt_path_offset(with, path);
+
+    g_assert_cmpint(parent, >, 0);
+    g_assert_cmpint(node, >, 0);
+    g_assert_cmpstr(fdt_getprop(with, parent, "name", NULL), ==,
+                    "ibm,platform-facilities");
+    g_assert_cmpstr(fdt_getprop(with, parent, "device_type", NULL), ==,
+                    "ibm,platform-facilities");
+    g_assert_cmpint(fdt_address_cells(with, parent), ==, 1);
+    g_assert_cmpint(fdt_size_cells(with, parent), ==, 0);
+    g_assert_cmpstr(fdt_getprop(with, node, "compatible", NULL), ==,
+                    "ibm,random");
+    g_assert_cmpstr(fdt_getprop(with, node, "status", NULL), ==, "okay");
+    g_assert_null(fdt_getprop(with, node, "reg", NULL));
+
+    g_assert_cmpint(fdt_path_offset(without, parent_path), ==,
+                    -FDT_ERR_NOTFOUND);
+}
+
+/* Run QEMU to its end; returns its exit status. */
+static int run_qemu(const char *options, char **out, char **err)
+{
+    g_autofree char *command = g_strdup_printf("%s -nodefaults -display none "
+                                               "-S %s",
+                                               getenv("QTEST_QEMU_BINARY"),
+                                               options);
+    int status;
+
+    g_assert_true(g_spawn_command_line_sync(command, out, err, &status, NULL));
+    g_assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+typedef struct BadCase {
+    const char *name;
+    const char *options;
+    const char *error;
+    const char *hint;
+} BadCase;
+
+#define BUILTIN "-object rng-builtin,id=r "
+#define TCG_MACHINE "-accel tcg -machine pseries," \
+                    PSERIES_DEFAULT_CAPABILITIES " "
+
+static const BadCase bad_cases[] = {
+    { "no-backend", TCG_MACHINE "-device spapr-rng",
+      "no source of random numbers", "-object rng-random" },
+    { "no-such-backend", TCG_MACHINE "-device spapr-rng,rng=r",
+      "'r' not found", "-object rng-builtin" },
+    { "not-a-backend", TCG_MACHINE "-object iothread,id=r "
+      "-device spapr-rng,rng=r", "rng-backend", "-object rng-builtin" },
+    { "two", TCG_MACHINE BUILTIN "-device spapr-rng,rng=r "
+      "-device spapr-rng,rng=r", "only one spapr-rng", "but one" },
+    { "not-kvm", TCG_MACHINE BUILTIN "-device spapr-rng,rng=r,use-kvm=true",
+      "needs the KVM accelerator", "use-kvm=false" },
+    { "not-pseries", "-accel tcg -machine none " BUILTIN
+      "-device spapr-rng,rng=r", "needs a pseries machine",
+      "-machine pseries" },
+    { "pool-too-small", TCG_MACHINE BUILTIN
+      "-device spapr-rng,rng=r,pool-size=7", "pool-size=7 is out of range",
+      "8 to 4096" },
+    { "pool-too-large", TCG_MACHINE BUILTIN
+      "-device spapr-rng,rng=r,pool-size=4097",
+      "pool-size=4097 is out of range", "8 to 4096" },
+};
+
+/* One line that names the option and the mistake, then what to do. */
+static void test_bad(const void *data)
+{
+    const BadCase *c = data;
+    g_autofree char *out = NULL, *err = NULL;
+    char *error, *hint;
+
+    g_assert_cmpint(run_qemu(c->options, &out, &err), ==, 1);
+    g_assert_cmpstr(out, ==, "");
+    g_assert_nonnull(strstr(err, "-device spapr-rng"));
+    error = strstr(err, c->error);
+    g_assert_nonnull(error);
+    hint = strstr(strchr(error, '\n') + 1, c->hint);
+    g_assert_nonnull(hint);
+}
+
+static void test_help(void)
+{
+    static const char *const properties[] = {
+        "rng=<link<rng-backend>> - ", "use-kvm=<bool> ", "timeout=<uint32> ",
+        "pool-size=<uint32> ",
+    };
+    g_autofree char *out = NULL, *err = NULL;
+
+    g_assert_cmpint(run_qemu("-device spapr-rng,help", &out, &err), ==, 0);
+    g_assert_cmpstr(err, ==, "");
+    for (int i = 0; i < ARRAY_SIZE(properties); i++) {
+        g_assert_nonnull(strstr(out, properties[i]));
+    }
+    g_clear_pointer(&out, g_free);
+    g_clear_pointer(&err, g_free);
+
+    g_assert_cmpint(run_qemu("-device help", &out, &err), ==, 0);
+    g_assert_cmpstr(err, ==, "");
+    g_assert_nonnull(strstr(strstr(out, "Misc devices:"), "\"spapr-rng\""));
+}
+
+/* Introspection makes instances; the one in use must not notice. */
+static void test_introspection(void)
+{
+    QTestState *qts = qtest_init(MACHINE BUILTIN "-device spapr-rng,rng=r");
+    QDict *resp;
+
+    for (int i = 0; i < 3; i++) {
+        qtest_qmp_assert_success(qts, "{ 'execute': 'device-list-properties', "
+                                 "'arguments': { 'typename': 'spapr-rng' } }");
+    }
+    resp = qtest_qmp(qts, "{ 'execute': 'device_add', 'arguments': "
+                     "{ 'driver': 'spapr-rng', 'rng': 'r' } }");
+    g_assert_true(qdict_haskey(resp, "error"));
+    qobject_unref(resp);
+    guest_start(qts, 1, 1);
+    guest_wait(qts, 1);
+    g_assert_cmphex(guest_result(qts, 0).status, ==, H_SUCCESS);
+    qtest_quit(qts);
+}
+
+int main(int argc, char *argv[])
+{
+    g_test_init(&argc, &argv, NULL);
+
+    if (!qtest_has_accel("tcg")) {
+        g_test_message("SKIP: the guest program needs TCG");
+        return 0;
+    }
+
+    qtest_add_func("spapr-rng/absent", test_absent);
+    qtest_add_data_func("spapr-rng/value/random",
+                        "rng-random,filename=/dev/urandom", test_value);
+    qtest_add_data_func("spapr-rng/value/builtin", "rng-builtin", test_value);
+    qtest_add_func("spapr-rng/seed", test_seed);
+    qtest_add_func("spapr-rng/reset", test_reset);
+    qtest_add_func("spapr-rng/idle", test_idle);
+    qtest_add_func("spapr-rng/timeout", test_timeout);
+    qtest_add_func("spapr-rng/read-error", test_read_error);
+    qtest_add_func("spapr-rng/end-of-file", test_end_of_file);
+    qtest_add_func("spapr-rng/device-tree", test_device_tree);
+    qtest_add_func("spapr-rng/help", test_help);
+    qtest_add_func("spapr-rng/introspection", test_introspection);
+    for (int i = 0; i < ARRAY_SIZE(order_cases); i++) {
+        g_autofree char *path = g_strdup_printf("spapr-rng/order/%s",
+                                                order_cases[i].name);
+        qtest_add_data_func(path, &order_cases[i], test_order);
+    }
+    for (int i = 0; i < ARRAY_SIZE(wait_cases); i++) {
+        g_autofree char *path = g_strdup_printf("spapr-rng/wait/%s",
+                                                wait_cases[i].name);
+        qtest_add_data_func(path, &wait_cases[i], test_wait);
+    }
+    for (int i = 0; i < ARRAY_SIZE(bad_cases); i++) {
+        g_autofree char *path = g_strdup_printf("spapr-rng/bad/%s",
+                                                bad_cases[i].name);
+        qtest_add_data_func(path, &bad_cases[i], test_bad);
+    }
+
+    return g_test_run();
+}
