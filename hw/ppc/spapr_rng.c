@@ -25,6 +25,7 @@
 #include "system/cpu-timers.h"
 #include "system/hw_accel.h"
 #include "system/kvm.h"
+#include "system/replay.h"
 #include "system/reset.h"
 #include "system/tcg.h"
 
@@ -35,12 +36,6 @@
  * needs it there earlier wakes it; interrupts that only KVM sees cannot.
  */
 #define WAIT_SLICE_MS 5
-
-/*
- * The most to ask of a backend that makes its callers wait: more would keep
- * the first word from them until all of it is there.
- */
-#define REQUEST_MAX 64
 
 static uint32_t pool_level(SpaprRng *s)
 {
@@ -113,8 +108,28 @@ static void pool_fill(SpaprRng *s)
     }
     if (pool_level(s) < WORD_SIZE) {
         s->requested = true;
-        size = MIN(s->read_size, REQUEST_MAX) - s->pool_end;
-        rng_backend_request_entropy(s->rng, size, spapr_rng_receive, s);
+        rng_backend_request_entropy(s->rng, s->read_size - s->pool_end,
+                                    spapr_rng_receive, s);
+    }
+}
+
+static void h_random_sleep(PowerPCCPU *cpu, int ms)
+{
+    CPUState *cs = CPU(cpu);
+    /*
+     * With -icount, the guest's time passes without instructions only while
+     * its vCPUs are halted. The main loop is who sees to that.
+     */
+    bool halt = icount_enabled() && replay_mode == REPLAY_MODE_NONE;
+
+    if (halt) {
+        cs->halted = 1;
+        qemu_notify_event();
+    }
+    qemu_cond_timedwait_bql(cs->halt_cond, ms);
+    if (halt) {
+        cs->halted = 0;
+        ppc_maybe_interrupt(&cpu->env); /* it depends on being halted */
     }
 }
 
@@ -135,7 +150,7 @@ static target_ulong h_random_wait(SpaprRng *s, PowerPCCPU *cpu,
     if (!*start) {
         *start = now;
     }
-    if (s->timeout) {
+    if (s->timeout && replay_mode == REPLAY_MODE_NONE) {
         left_ms = s->timeout - (now - *start) / SCALE_MS;
     }
     if (left_ms <= 0 || s->dry) {
@@ -148,7 +163,7 @@ static target_ulong h_random_wait(SpaprRng *s, PowerPCCPU *cpu,
     cpu_synchronize_state(cs);
     cpu->env.nip -= 4;
     if (!qatomic_read(&cs->exit_request)) {
-        qemu_cond_timedwait_bql(cs->halt_cond, MIN(left_ms, WAIT_SLICE_MS));
+        h_random_sleep(cpu, MIN(left_ms, WAIT_SLICE_MS));
     }
     if (tcg_enabled()) {
         cpu_exit(cs); /* with thread=single, it is the next vCPU's turn */

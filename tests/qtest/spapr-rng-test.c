@@ -456,6 +456,7 @@ static const WaitCase wait_cases[] = {
     { "1-cpu", "-accel tcg", 1 },
     { "4-cpus", "-accel tcg,thread=multi -smp 4", 4 },
     { "4-cpus/single-thread", "-accel tcg,thread=single -smp 4", 4 },
+    { "icount", "-icount shift=auto", 1 },
 };
 
 /* A guest that waits takes interrupts, and obeys stop, reset and quit. */
@@ -706,6 +707,20 @@ static void test_help(void)
     g_assert_nonnull(strstr(strstr(out, "Misc devices:"), "\"spapr-rng\""));
 }
 
+static void test_backend_in_use(void)
+{
+    QTestState *qts = qtest_init(MACHINE BUILTIN "-device spapr-rng,rng=r "
+                                 "-object rng-builtin,id=unused");
+    QDict *resp = qtest_qmp(qts, "{ 'execute': 'object-del', "
+                            "'arguments': { 'id': 'r' } }");
+
+    g_assert_true(qdict_haskey(resp, "error"));
+    qobject_unref(resp);
+    qtest_qmp_assert_success(qts, "{ 'execute': 'object-del', "
+                             "'arguments': { 'id': 'unused' } }");
+    qtest_quit(qts);
+}
+
 /* Introspection makes instances; the one in use must not notice. */
 static void test_introspection(void)
 {
@@ -748,6 +763,7 @@ int main(int argc, char *argv[])
     qtest_add_func("spapr-rng/device-tree", test_device_tree);
     qtest_add_func("spapr-rng/help", test_help);
     qtest_add_func("spapr-rng/introspection", test_introspection);
+    qtest_add_func("spapr-rng/backend-in-use", test_backend_in_use);
     for (int i = 0; i < ARRAY_SIZE(order_cases); i++) {
         g_autofree char *path = g_strdup_printf("spapr-rng/order/%s",
                                                 order_cases[i].name);
