@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What all checks share: where things are, and a machine to start."""
 
+import functools
 import os
 import sys
 from pathlib import Path
 
 import pytest
+
+import bare_metal
 
 TOP = Path(__file__).resolve().parent.parent
 OUT = Path(os.environ.get('OUT', TOP / 'build')).resolve()
@@ -49,11 +52,11 @@ def pseries(tmp_path):
     """A function that makes a pseries machine under TCG; not yet launched."""
     machines = []
 
-    def make(*args):
+    def make(*args, accel='tcg', **kwargs):
         vm = QEMUMachine(str(OUT / 'qemu-system-ppc64'), base_temp_dir=tmp_path,
-                         log_dir=tmp_path)
+                         log_dir=tmp_path, **kwargs)
         # The capabilities are those that TCG lacks, each a warning otherwise.
-        vm.add_args('-L', '/usr/share/qemu', '-nodefaults', '-accel', 'tcg',
+        vm.add_args('-L', '/usr/share/qemu', '-nodefaults', '-accel', accel,
                     '-machine', 'pseries,cap-cfpc=broken,cap-sbbc=broken,'
                     'cap-ibs=broken,cap-ccf-assist=off', *args)
         machines.append(vm)
@@ -62,3 +65,16 @@ def pseries(tmp_path):
     yield make
     for vm in machines:
         vm.shutdown(hard=True)
+
+
+@pytest.fixture(scope='session')
+def image(tmp_path_factory):
+    """The bare-metal guest."""
+    return bare_metal.build(TOP / 'guests/bare-metal/hcalls.S',
+                            tmp_path_factory.mktemp('bare-metal'))
+
+
+@pytest.fixture
+def guest(pseries, image, tmp_path):
+    """A function that starts a machine with that guest."""
+    return functools.partial(bare_metal.Guest, pseries, image, tmp_path)

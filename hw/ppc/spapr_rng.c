@@ -33,9 +33,10 @@
 
 /*
  * The longest a vCPU sleeps before it returns to its execution loop. Whatever
- * needs it there earlier wakes it; interrupts that only KVM sees cannot.
+ * needs it there earlier wakes it, except for interrupts that only KVM sees.
+ * Under TCG, it may also miss the start of another vCPU's exclusive section.
  */
-#define WAIT_SLICE_MS 5
+#define WAIT_SLICE_MS (kvm_enabled() ? 5 : 20)
 
 static uint32_t pool_level(SpaprRng *s)
 {
@@ -113,24 +114,62 @@ static void pool_fill(SpaprRng *s)
     }
 }
 
-static void h_random_sleep(PowerPCCPU *cpu, int ms)
+/* Whether @cs, which is not running now, has nothing to do but call again. */
+static bool only_waits(CPUState *cs)
 {
-    CPUState *cs = CPU(cpu);
-    /*
-     * With -icount, the guest's time passes without instructions only while
-     * its vCPUs are halted. The main loop is who sees to that.
-     */
-    bool halt = icount_enabled() && replay_mode == REPLAY_MODE_NONE;
+    PowerPCCPU *cpu = POWERPC_CPU(cs);
+    SpaprCpuState *spapr_cpu = spapr_cpu_state(cpu);
 
-    if (halt) {
-        cs->halted = 1;
-        qemu_notify_event();
+    return spapr_cpu->random_wait_start &&
+           spapr_cpu->random_wait_nip == cpu->env.nip;
+}
+
+/* With thread=single, vCPUs take turns, and one that sleeps delays them all. */
+static bool thread_is_needed(CPUState *self)
+{
+    CPUState *cs;
+
+    CPU_FOREACH(cs) {
+        if (cs == self || cs->thread != self->thread) {
+            continue;
+        }
+        if (cpu_has_work(cs) || (!cs->halted && !only_waits(cs))) {
+            return true;
+        }
     }
+    return false;
+}
+
+/*
+ * With -icount, the guest's time passes without instructions only while all
+ * vCPUs, which share one thread, are halted. The main loop sees to that.
+ */
+static void set_waiting_halted(bool halted)
+{
+    CPUState *cs;
+
+    if (!icount_enabled() || replay_mode != REPLAY_MODE_NONE) {
+        return;
+    }
+
+    CPU_FOREACH(cs) {
+        if (only_waits(cs)) {
+            cs->halted = halted;
+            ppc_maybe_interrupt(cpu_env(cs)); /* it depends on being halted */
+        }
+    }
+    qemu_notify_event();
+}
+
+static void h_random_sleep(CPUState *cs, int ms)
+{
+    if (qatomic_read(&cs->exit_request) || thread_is_needed(cs)) {
+        return;
+    }
+
+    set_waiting_halted(true);
     qemu_cond_timedwait_bql(cs->halt_cond, ms);
-    if (halt) {
-        cs->halted = 0;
-        ppc_maybe_interrupt(&cpu->env); /* it depends on being halted */
-    }
+    set_waiting_halted(false);
 }
 
 /*
@@ -143,7 +182,8 @@ static target_ulong h_random_wait(SpaprRng *s, PowerPCCPU *cpu,
                                   target_ulong opcode)
 {
     CPUState *cs = CPU(cpu);
-    int64_t *start = &spapr_cpu_state(cpu)->random_wait_start;
+    SpaprCpuState *spapr_cpu = spapr_cpu_state(cpu);
+    int64_t *start = &spapr_cpu->random_wait_start;
     int64_t now = cpu_get_clock();
     int64_t left_ms = WAIT_SLICE_MS;
 
@@ -162,9 +202,8 @@ static target_ulong h_random_wait(SpaprRng *s, PowerPCCPU *cpu,
 
     cpu_synchronize_state(cs);
     cpu->env.nip -= 4;
-    if (!qatomic_read(&cs->exit_request)) {
-        h_random_sleep(cpu, MIN(left_ms, WAIT_SLICE_MS));
-    }
+    spapr_cpu->random_wait_nip = cpu->env.nip;
+    h_random_sleep(cs, MIN(left_ms, WAIT_SLICE_MS));
     if (tcg_enabled()) {
         cpu_exit(cs); /* with thread=single, it is the next vCPU's turn */
     }

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The host's side of guests/bare-metal/hcalls.S, whose memory it shares."""
+
+import itertools
+import mmap
+import signal
+import struct
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+H_SUCCESS = 0
+H_HARDWARE = 2 ** 64 - 1
+H_RANDOM = 0x300
+H_NOBODYS = 0x12c   # answered with H_FUNCTION: the cheapest hypercall there is
+
+TB_HZ = 512000000
+RAM_SIZE = 256 << 20
+RING_LENGTH = 65536
+
+CPUS = 0x10000
+BLOCKS = 0x11000
+BLOCK_SIZE = 0x100
+(GO, DONE, CALLS, OPCODE, RECORD, INTERRUPTS, INTERVAL, START, END, COUNT,
+ DAMAGE, TICKS) = range(0, 96, 8)
+
+
+def build(source, directory):
+    """Make the image that QEMU loads."""
+    elf, image = directory / 'hcalls.elf', directory / 'hcalls.bin'
+    for command in (
+            ['powerpc64-linux-gnu-gcc', '-nostdlib', '-static', '-mcpu=power9',
+             '-Wa,-mregnames', '-Wl,-Ttext=0,-e0x100,--build-id=none',
+             '-o', elf, source],
+            ['powerpc64-linux-gnu-objcopy', '-O', 'binary', '-j', '.text',
+             elf, image]):
+        subprocess.run(command, check=True)
+    return image
+
+
+def word(i):
+    """Word i of a source; 64 bits that no other i has."""
+    return (i + 1) * 0x9e3779b97f4a7c15 % 2 ** 64
+
+
+def source_bytes(first, end):
+    return struct.pack(f'>{end - first}Q', *map(word, range(first, end)))
+
+
+def until(condition, seconds=20):
+    """Wait for what should come long before."""
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.001)
+
+
+@contextmanager
+def within(seconds):
+    """Interrupts what takes longer, so that nothing hangs."""
+    def late(*_):
+        raise AssertionError(f'not done within {seconds} s')
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class Guest:
+    """A machine with the device, its source `backend`, and the program."""
+
+    _number = itertools.count()
+
+    def __init__(self, make, image, directory, backend, *args, device='',
+                 cpus=1, interrupts=False, ram=None, **kwargs):
+        self.cpus = cpus
+        name = f'qemu{next(self._number)}'
+        self.log_path = directory / f'{name}.log'
+        self.ram = ram or directory / f'{name}.ram'
+        with open(self.ram, 'ab+') as file:
+            file.truncate(RAM_SIZE)
+            memory = mmap.mmap(file.fileno(), RAM_SIZE)
+        # Whole words, lest one be seen while the guest changes it
+        self._words = memoryview(memory).cast('Q')
+        if not ram:
+            self._poke(CPUS, cpus)
+            for cpu in range(cpus):
+                self.set(cpu, INTERRUPTS, interrupts)
+                self.set(cpu, INTERVAL, TB_HZ // 1000)
+
+        self.vm = make(
+            '-bios', str(image), '-smp', str(cpus), '-m', f'{RAM_SIZE >> 20}M',
+            '-object', 'memory-backend-file,id=ram,share=on,'
+            f'size={RAM_SIZE},mem-path={self.ram}',
+            '-machine', 'memory-backend=ram',
+            '-object', f'{backend},id=rng0',
+            '-device', f'spapr-rng,rng=rng0{device}', *args,
+            name=name, **kwargs)
+        self.vm.launch()
+
+    def _peek(self, address):
+        word = self._words[address // 8]
+        return int.from_bytes(word.to_bytes(8, sys.byteorder), 'big')
+
+    def _poke(self, address, value):
+        self._words[address // 8] = int.from_bytes(value.to_bytes(8, 'big'),
+                                                   sys.byteorder)
+
+    def get(self, cpu, field):
+        return self._peek(BLOCKS + cpu * BLOCK_SIZE + field)
+
+    def set(self, cpu, field, value):
+        self._poke(BLOCKS + cpu * BLOCK_SIZE + field, value)
+
+    def call(self, calls=1, opcode=H_RANDOM, cpus=None, record=True):
+        """Have vCPUs, all unless told, make calls; does not wait for them."""
+        for cpu in range(self.cpus) if cpus is None else cpus:
+            self.set(cpu, CALLS, calls)
+            self.set(cpu, OPCODE, opcode)
+            self.set(cpu, RECORD, record)
+            self.set(cpu, START, 0)
+            self.set(cpu, GO, self.get(cpu, DONE) + 1)
+
+    def done(self, cpu):
+        return self.get(cpu, DONE) == self.get(cpu, GO)
+
+    def finish(self, seconds=20):
+        """Wait until all calls have returned, with r5..r12 as they were."""
+        until(lambda: all(map(self.done, range(self.cpus))), seconds)
+        assert not any(self.get(cpu, DAMAGE) for cpu in range(self.cpus))
+
+    def calls_wait(self):
+        """Whether each vCPU is in its call; gives it time to get there."""
+        until(lambda: all(self.get(cpu, START) for cpu in range(self.cpus)))
+        time.sleep(0.05)
+        return not any(map(self.done, range(self.cpus)))
+
+    def count(self):
+        """How many calls returned."""
+        return sum(self.get(cpu, COUNT) for cpu in range(self.cpus))
+
+    def results(self, cpu=0):
+        """Status and value of each call of that vCPU."""
+        count = self.get(cpu, COUNT)
+        assert count <= RING_LENGTH
+        ring = (cpu + 1) << 20
+        return [(self._peek(at), self._peek(at + 8))
+                for at in range(ring, ring + count * 16, 16)]
+
+    def values(self, cpu=0):
+        """What that vCPU got; not one of its calls failed."""
+        results = self.results(cpu)
+        assert {status for status, _ in results} <= {H_SUCCESS}
+        return [value for _, value in results]
+
+    def seconds(self, cpus=(0,)):
+        """How long these vCPUs took for their last calls, all in all."""
+        return (max(self.get(cpu, END) for cpu in cpus) -
+                min(self.get(cpu, START) for cpu in cpus)) / TB_HZ
+
+    def log(self):
+        """What QEMU said so far."""
+        return self.log_path.read_text()
+
+    def quit(self):
+        """End QEMU, which must not wait for anything."""
+        with within(1):
+            self.vm.cmd('quit')
+            self.vm.wait()
+        assert self.vm.exitcode() == 0
+
+    def save(self, path):
+        """Migrate to a file all but the memory; the guest is stopped then."""
+        self._leave_memory()
+        self.vm.cmd('migrate', uri=f'file:{path}')
+        until(lambda: self.migration() == 'completed')
+
+    def restore(self, path):
+        """The other end: a machine with that memory, and -incoming defer."""
+        self._leave_memory()
+        self.vm.cmd('migrate-incoming', uri=f'file:{path}')
+        until(lambda: self.migration() == 'completed' and
+              self.vm.cmd('query-status')['status'] == 'running')
+
+    def _leave_memory(self):
+        """Have migration skip the memory, which takes most of the time."""
+        self.vm.cmd('migrate-set-capabilities', capabilities=[
+            {'capability': 'x-ignore-shared', 'state': True}])
+
+    def migration(self):
+        status = self.vm.cmd('query-migrate').get('status')
+        assert status != 'failed'
+        return status
+
+    def cpu_seconds(self):
+        """The processor time that QEMU has used."""
+        # The clock of clock_getcpuclockid(3), which Python hasn't got; the
+        # ticks in /proc/PID/stat are too coarse.
+        return time.clock_gettime(~self.vm.get_pid() << 3 | 2)

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""An entropy gathering daemon that misbehaves on request."""
+
+import os
+import socket
+import threading
+import time
+
+
+class EgdDaemon:
+    """
+    Gives random bytes on a unix socket: N for the request 0x02 N, a byte N
+    and then N for 0x01 N. On any other it hangs up.
+
+    single_bytes: send every byte on its own
+    silent: never answer; what was asked meanwhile stays without an answer
+    given: the random bytes sent so far, in order
+    requests, connections: how many there were so far
+    """
+
+    def __init__(self, path):
+        self.path = str(path)
+        self.single_bytes = False
+        self.silent = False
+        self.given = bytearray()
+        self.requests = 0
+        self.connections = 0
+        self._left = None
+        self._listener = None
+        self._acceptor = None
+        self._open = set()
+        self._lock = threading.Lock()
+
+    def start(self):
+        """Listen; again after stop()."""
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self.path)
+        self._listener.listen()
+        self._acceptor = threading.Thread(target=self._accept, daemon=True)
+        self._acceptor.start()
+
+    def stop(self):
+        """Die: close all connections, and leave nothing to connect to."""
+        if self._listener:
+            os.unlink(self.path)
+            self._listener.shutdown(socket.SHUT_RDWR)
+            self._acceptor.join()
+            self._listener.close()
+            self._listener = None
+            self.hang_up()
+
+    def hang_up(self, after=0):
+        """
+        Close all connections, once; the next one is served as usual.
+
+        after: how many more random bytes to give before that
+        """
+        self._left = after
+        if not after:
+            self._close_all()
+
+    def _close_all(self):
+        self._left = None
+        for connection in list(self._open):
+            self._open.discard(connection)
+            connection.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self):
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self._open.add(connection)
+            self.connections += 1
+            threading.Thread(target=self._serve, args=(connection,),
+                             daemon=True).start()
+
+    def _serve(self, connection):
+        with connection, connection.makefile('rb') as received:
+            try:
+                while self._answer(connection, received.read(2)):
+                    pass
+            except OSError:
+                pass  # QEMU has hung up, or we have
+            self._open.discard(connection)
+
+    def _answer(self, connection, request):
+        if len(request) < 2 or request[0] not in (1, 2):
+            return False
+        size = request[1]
+        self.requests += 1
+        if self.silent:
+            return True
+        if request[0] == 1:
+            connection.sendall(bytes([size]))
+        if not self.single_bytes:
+            return self._give(connection, size)
+        for _ in range(size):
+            if not self._give(connection, 1):
+                return False
+            time.sleep(0.0005)  # not to be read together with the next
+        return True
+
+    def _give(self, connection, size):
+        """Send random bytes. False if that is when to hang up."""
+        with self._lock:
+            if self._left is not None:
+                size = min(size, self._left)
+                self._left -= size
+            last = self._left == 0
+            data = os.urandom(size)
+            self.given += data
+        connection.sendall(data)
+        if last:
+            self._close_all()
+        return not last

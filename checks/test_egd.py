@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""rng-egd: as fast as the daemon, and none the worse for one that fails."""
+
+import time
+
+import pytest
+
+from bare_metal import H_HARDWARE, H_SUCCESS, within
+from egd import EgdDaemon
+
+
+@pytest.fixture
+def daemon(tmp_path):
+    egd = EgdDaemon(tmp_path / 'egd')
+    yield egd
+    egd.stop()
+
+
+@pytest.fixture
+def start(guest, daemon):
+    def make(device=',timeout=0', **kwargs):
+        return guest('rng-egd,chardev=egd', '-chardev',
+                     f'socket,id=egd,path={daemon.path},reconnect-ms=50',
+                     device=device, **kwargs)
+    return make
+
+
+def assert_in_order(values, given, gaps=0):
+    """
+    Each word stands in what the daemon gave, behind the one before it.
+
+    gaps: how often bytes may have got lost, in the middle of a word
+    """
+    at = 0
+    for value in values:
+        found = given.find(value.to_bytes(8, 'big'), at)
+        if found < 0:
+            assert gaps > 0
+            gaps -= 1
+        else:
+            at = found + 8
+
+
+def test_throughput(daemon, start):
+    """Many bytes are asked for at once, not eight at a time."""
+    daemon.start()
+    guest = start()
+    guest.call(20000)
+    guest.finish()
+    values = guest.values()
+    assert len(values) == 20000
+    given = b''.join(value.to_bytes(8, 'big') for value in values)
+    assert bytes(daemon.given[:len(given)]) == given
+    assert len(daemon.given) <= len(given) + 4096
+    assert daemon.requests < 20000 / 20
+    guest.quit()
+
+
+def test_first_call_is_cheap(daemon, start):
+    """One call takes eight bytes of the daemon, not a pool full."""
+    daemon.start()
+    guest = start()
+    guest.call(1)
+    guest.finish()
+    time.sleep(0.1)
+    assert len(daemon.given) == 8
+    guest.quit()
+
+
+def test_single_bytes(daemon, start):
+    daemon.single_bytes = True
+    daemon.start()
+    guest = start(cpus=2)
+    guest.call(200)
+    guest.finish()
+    assert_in_order(guest.values(0), daemon.given)
+    assert_in_order(guest.values(1), daemon.given)
+    assert not set(guest.values(0)) & set(guest.values(1))
+    guest.quit()
+
+
+def test_daemon_hangs_up(daemon, start):
+    """In the middle of answers, five times: what was asked for is again."""
+    daemon.start()
+    guest = start()
+    guest.call(50000)
+    for _ in range(5):
+        before = daemon.connections
+        daemon.hang_up(after=1001)
+        while daemon.connections == before:
+            time.sleep(0.001)
+    guest.finish()
+    assert len(guest.values()) == 50000
+    assert_in_order(guest.values(), daemon.given, gaps=5)
+    guest.quit()
+
+
+def test_daemon_dies_and_comes_back(daemon, start):
+    """A call that waits is answered by the next daemon."""
+    daemon.silent = True
+    daemon.start()
+    guest = start()
+    guest.call()
+    assert guest.calls_wait()
+    daemon.stop()
+    with within(1):
+        guest.vm.cmd('query-status')
+    daemon.silent = False
+    daemon.start()
+    guest.finish()
+    assert_in_order(guest.values(), daemon.given)
+    assert guest.log().count("there is no daemon at 'egd'") == 1
+    assert guest.log().count("at 'egd' gives data again") == 1
+    guest.quit()
+
+
+def test_no_daemon(daemon, start):
+    """Calls fail in time, and succeed once there is a daemon."""
+    guest = start(device=',timeout=200')
+    guest.call(10)
+    guest.finish()
+    assert guest.results() == [(H_HARDWARE, value)
+                               for _, value in guest.results()]
+    assert guest.seconds() < 1
+    daemon.start()
+    while not daemon.given:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    guest.call()
+    guest.finish()
+    assert guest.results()[-1][0] == H_SUCCESS
+    guest.quit()
+
+
+def test_silent_daemon(daemon, start):
+    """Whoever waits for it can still be stopped and ended."""
+    daemon.silent = True
+    daemon.start()
+    guest = start(cpus=4)
+    guest.call()
+    assert guest.calls_wait()
+    for command in ['stop', 'cont', 'system_reset']:
+        with within(1):
+            guest.vm.cmd(command)
+    guest.quit()

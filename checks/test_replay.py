@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Record and replay: the guest gets the same numbers at the same time."""
+
+import os
+import threading
+import time
+
+import pytest
+
+
+def run(guest, mode, log, backend):
+    vm = guest(backend, '-S', '-icount', f'shift=auto,rr={mode},rrfile={log}')
+    vm.call(2000)
+    vm.vm.cmd('cont')
+    vm.finish()
+    if mode == 'record':
+        vm.quit()
+    else:
+        vm.vm.wait()    # the end was recorded, too
+    return vm.values(), vm.seconds()
+
+
+@pytest.mark.parametrize('backend', ['rng-builtin',
+                                     'rng-random,filename=/dev/urandom'])
+def test_replay(guest, tmp_path, backend):
+    recorded = run(guest, 'record', tmp_path / 'log', backend)
+    assert len(set(recorded[0])) == 2000
+    assert run(guest, 'replay', tmp_path / 'log', backend) == recorded
+
+
+def test_replay_of_a_slow_source(guest, tmp_path):
+    """What was waited for when recorded comes from the log when replayed."""
+    fifo = tmp_path / 'fifo'
+    os.mkfifo(fifo)
+    fd = os.open(fifo, os.O_RDWR)
+
+    def feed():
+        for _ in range(20):
+            time.sleep(0.02)
+            os.write(fd, os.urandom(800))
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    backend = f'rng-random,filename={fifo}'
+    recorded = run(guest, 'record', tmp_path / 'log', backend)
+    feeder.join()
+    assert len(set(recorded[0])) == 2000
+    assert run(guest, 'replay', tmp_path / 'log', backend) == recorded
+    os.close(fd)

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Sources that fail, end, heal, or have to be left alone."""
+
+import array
+import errno
+import fcntl
+import mmap
+import os
+import pty
+import shutil
+import subprocess
+import termios
+import time
+import tty
+
+import pytest
+
+from bare_metal import H_NOBODYS, source_bytes, until, within, word
+from conftest import TOP
+
+WAIT = ',timeout=0'
+
+
+def random_backend(path):
+    return f'rng-random,filename={path}'
+
+
+def trouble(path, what):
+    return f"rng-random: '{path}': {what}; requests wait until it gives data"
+
+
+def recovery(path):
+    return f"rng-random: '{path}' gives data again"
+
+
+def reports(vm):
+    """What QEMU said, without who and how bad."""
+    return [line[line.find('rng-random: '):]
+            for line in vm.log().splitlines()]
+
+
+def cpu_share(vm):
+    """How much of one core QEMU uses."""
+    start, used = time.monotonic(), vm.cpu_seconds()
+    time.sleep(2)
+    return (vm.cpu_seconds() - used) / (time.monotonic() - start)
+
+
+def waits_quietly(vm, said):
+    """The call waits, QEMU hardly runs, and has said that, once."""
+    assert vm.calls_wait()
+    until(lambda: reports(vm) == said, 1)
+    # Where others keep the caches cold, it may need another try.
+    assert any(cpu_share(vm) < 0.02 for _ in range(3))
+    assert vm.calls_wait() and vm.count() == 0
+    assert reports(vm) == said
+
+
+def gets(vm, words):
+    """The call completes; so do more, with what else there is."""
+    vm.finish(1)
+    for _ in words[1:]:
+        vm.call()
+        vm.finish(1)
+    assert vm.values() == words
+
+
+@pytest.fixture(scope='session')
+def failing_read(tmp_path_factory):
+    """The library that makes read() fail."""
+    path = tmp_path_factory.mktemp('failing-read') / 'failing-read.so'
+    subprocess.run(['gcc', '-O2', '-Wall', '-shared', '-fPIC', '-o', path,
+                    TOP / 'checks/failing-read.c', '-ldl'], check=True)
+    return path
+
+
+@pytest.fixture
+def spied(failing_read, guest, tmp_path):
+    """A function that starts a guest on a source of which read() can fail.
+
+    It returns the guest, and a memory of two ints: an errno, and how many
+    times the source was read.
+    """
+    def start(source, error=0):
+        path = tmp_path / 'control'
+        path.write_bytes(array.array('i', [error, 0]).tobytes())
+        with open(path, 'rb+') as file:
+            control = memoryview(mmap.mmap(file.fileno(), 8)).cast('i')
+        return guest(random_backend(source), device=WAIT, wrapper=[
+            'env', f'LD_PRELOAD={failing_read}', f'FAILING_FILE={source}',
+            f'FAILING_CONTROL={path}']), control
+    return start
+
+
+@pytest.mark.parametrize('error', [errno.ENODEV, errno.EIO],
+                         ids=['ENODEV', 'EIO'])
+def test_read_error(spied, tmp_path, error):
+    """Such as /dev/hwrng without hardware, or with a broken one."""
+    source = tmp_path / 'source'
+    source.write_bytes(source_bytes(0, 2))
+    vm, control = spied(source, error)
+    said = [trouble(source, os.strerror(error))]
+    vm.call()
+    waits_quietly(vm, said)
+    control[0] = 0
+    gets(vm, [word(0), word(1)])
+    assert reports(vm) == said + [recovery(source)]
+    vm.quit()
+
+
+def test_new_trouble_is_reported(spied, tmp_path):
+    """Each time the source fails after it gave data."""
+    source = tmp_path / 'source'
+    source.write_bytes(source_bytes(0, 100))
+    vm, control = spied(source)
+    said = []
+    for i in range(3):
+        control[0] = errno.EIO
+        vm.call(8)      # more than was read ahead
+        until(lambda: len(reports(vm)) > len(said), 1)
+        assert not vm.done(0)
+        control[0] = 0
+        vm.finish(1)
+        said += [trouble(source, os.strerror(errno.EIO)), recovery(source)]
+        assert reports(vm) == said
+        with within(1):
+            vm.vm.cmd('system_reset')   # starts to read small amounts again
+            vm.vm.event_wait('RESET')
+
+
+def test_directory(guest, tmp_path):
+    vm = guest(random_backend(tmp_path), device=WAIT)
+    vm.call()
+    waits_quietly(vm, [trouble(tmp_path, os.strerror(errno.EISDIR))])
+    vm.quit()
+    assert vm.count() == 0
+
+
+@pytest.mark.parametrize('how', ['grows', 'quit'])
+def test_end_of_file(guest, tmp_path, how):
+    source = tmp_path / 'source'
+    source.touch()
+    vm = guest(random_backend(source), device=WAIT)
+    said = [trouble(source, 'end of file')]
+    vm.call()
+    waits_quietly(vm, said)
+    if how == 'grows':
+        source.write_bytes(source_bytes(0, 2))
+        gets(vm, [word(0), word(1)])
+        said.append(recovery(source))
+    vm.quit()
+    assert reports(vm) == said
+
+
+def test_fifo_without_writer(guest, tmp_path):
+    """Nobody writes to it yet; then somebody comes, leaves and comes back."""
+    source = tmp_path / 'fifo'
+    os.mkfifo(source)
+    vm = guest(random_backend(source), device=WAIT)
+    said = [trouble(source, 'end of file')]
+    vm.call()
+    waits_quietly(vm, said)
+    for i in range(3):
+        with open(source, 'wb') as writer:
+            writer.write(source_bytes(i, i + 1))
+            writer.flush()
+            vm.finish(1)
+        vm.call()
+        said += [recovery(source), trouble(source, 'end of file')]
+        until(lambda: len(reports(vm)) == len(said), 1)
+    assert vm.values() == [word(0), word(1), word(2)]
+    assert reports(vm) == said
+    vm.quit()
+
+
+def test_fifo_whose_writer_leaves(guest, tmp_path):
+    source = tmp_path / 'fifo'
+    os.mkfifo(source)
+    writer = os.open(source, os.O_RDWR)
+    vm = guest(random_backend(source), device=WAIT)
+    vm.call()
+    assert vm.calls_wait() and reports(vm) == []
+    os.close(writer)
+    said = [trouble(source, 'end of file')]
+    waits_quietly(vm, said)
+    with open(source, 'wb') as writer:
+        writer.write(source_bytes(0, 2))
+        writer.flush()
+        gets(vm, [word(0), word(1)])
+    assert reports(vm) == said + [recovery(source)]
+    vm.quit()
+
+
+def test_nothing_yet(spied):
+    """A device that has nothing yet says when it has; nobody need ask."""
+    master, slave = pty.openpty()
+    tty.setraw(slave)
+    vm, control = spied(os.ttyname(slave))
+    vm.call()
+    assert vm.calls_wait()
+    before = control[1]
+    assert before > 0
+    time.sleep(1)
+    assert control[1] - before <= 2
+    os.write(master, source_bytes(0, 1))
+    vm.finish(1)
+    assert vm.values() == [word(0)]
+    assert reports(vm) == []
+    os.close(master)
+    os.close(slave)
+
+
+def test_readable_without_data(spied, tmp_path):
+    """A device without a poll method always seems to have something."""
+    source = tmp_path / 'source'
+    source.write_bytes(source_bytes(0, 1))
+    vm, control = spied(source, errno.EAGAIN)
+    vm.call()
+    waits_quietly(vm, [])
+    before = control[1]
+    time.sleep(1)
+    assert control[1] - before < 150
+    control[0] = 0
+    vm.finish(1)
+    assert vm.values() == [word(0)] and reports(vm) == []
+
+
+def test_idle(guest, tmp_path):
+    """Guests that don't ask leave the source alone."""
+    source = tmp_path / 'fifo'
+    os.mkfifo(source)
+
+    def unread():
+        size = array.array('i', [-1])
+        fcntl.ioctl(writer, termios.FIONREAD, size)
+        return size[0]
+
+    with open(source, 'wb+', buffering=0) as writer:
+        writer.write(source_bytes(0, 100))
+        vm = guest(random_backend(source), device=WAIT)
+        vm.call(1000, H_NOBODYS, record=False)
+        vm.finish()
+        time.sleep(0.3)
+        assert unread() == 800
+        vm.call()
+        vm.finish()
+        assert vm.values() == [word(0)] and unread() < 800
+        # What it has read is enough for now.
+        before = unread()
+        time.sleep(0.3)
+        assert unread() == before
+
+
+def test_restored_twice(guest, tmp_path):
+    """Guests that were one till then never get the same words."""
+    # The device has read ahead, and all that it has not handed out counts.
+    first = guest('rng-builtin')
+    first.call(9)
+    first.finish()
+    state = tmp_path / 'state'
+    first.save(state)
+
+    others = []
+    for i in range(2):
+        ram = shutil.copy(first.ram, tmp_path / f'copy{i}')
+        other = guest('rng-builtin', '-incoming', 'defer', ram=ram)
+        other.restore(state)
+        others.append(other)
+    first.vm.cmd('cont')
+
+    words = first.values()
+    for vm in first, *others:
+        vm.call(1000)
+        vm.finish()
+        assert vm.values()[:9] == first.values()[:9]
+        words += vm.values()[9:]
+    assert len(words) == len(set(words)) == 9 + 3 * 1000
+
+
+def test_backend_in_use(guest, tmp_path):
+    """A backend can't be deleted while the device, or a call, needs it."""
+    source = tmp_path / 'fifo'
+    os.mkfifo(source)
+    with open(source, 'wb+', buffering=0) as writer:
+        vm = guest(random_backend(source), device=WAIT)
+        for call in None, vm.call:
+            if call:
+                call()
+                assert vm.calls_wait()
+            answer = vm.vm.qmp('object-del', id='rng0')
+            assert 'in use' in answer['error']['desc']
+        writer.write(source_bytes(0, 1))
+        vm.finish()
+    assert vm.values() == [word(0)]

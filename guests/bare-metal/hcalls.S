@@ -1,0 +1,143 @@
+/*
+ * A guest that makes hypercalls when the host tells it to
+ *
+ * A raw big-endian image, given as -bios: loaded at 0, entered at 0x100. The
+ * host shares the guest's memory and writes there what each vCPU has to do;
+ * checks/bare_metal.py is its side. A reset loads the image anew, but leaves
+ * the rest of the memory as it is: vCPU 0 begins its batch again, if it was in
+ * the middle of one, and so do the others.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#define H_CEDE          0xe0
+#define H_RTAS          0xf000
+#define RTAS_START_CPU  0x2006
+#define SPR_TB          268
+
+/* The machine's block */
+#define MACHINE         0x10000
+#define CPUS            0       /* how many vCPUs there are */
+#define RTAS_ARGS       0x40
+
+/* Each vCPU's block, r31 */
+#define BLOCKS          0x1000  /* beyond MACHINE */
+#define BLOCK_SIZE      0x100
+#define GO              0       /* which batch of calls to make; the host's */
+#define DONE            8       /* which batch was made last */
+#define CALLS           16      /* how many calls make a batch */
+#define OPCODE          24
+#define RECORD          32      /* whether to note each call's outcome */
+#define INTERRUPTS      40      /* whether to take interrupts meanwhile */
+#define INTERVAL        48      /* of the decrementer, in ticks of time base */
+#define START           56      /* the time base when the batch began */
+#define END             64      /* and when it was over */
+#define COUNT           72      /* calls noted since the machine's start */
+#define DAMAGE          80      /* what calls did to r5..r12: must stay 0 */
+#define TICKS           88      /* decrementer interrupts taken */
+
+/* Each vCPU's last 65536 r3 and r4, r16: at 1 MiB times its number plus 1 */
+#define RING_SHIFT      20
+
+        .text
+        .org    0x100
+        lis     r30, MACHINE@h
+        ld      r20, CPUS(r30)
+        addi    r4, r30, RTAS_ARGS
+        li      r14, 1
+1:      cmpld   r14, r20
+        bge     2f
+        li      r5, RTAS_START_CPU
+        stw     r5, 0(r4)
+        li      r5, 3
+        stw     r5, 4(r4)
+        li      r5, 1
+        stw     r5, 8(r4)
+        stw     r14, 12(r4)
+        li      r5, work
+        stw     r5, 16(r4)
+        stw     r14, 20(r4)
+        li      r3, 0
+        ori     r3, r3, H_RTAS
+        sc      1
+        addi    r4, r30, RTAS_ARGS
+        addi    r14, r14, 1
+        b       1b
+2:      li      r3, 0
+
+        /* Every vCPU, with its number in r3 */
+work:   lis     r31, MACHINE@h
+        mulli   r4, r3, BLOCK_SIZE
+        addi    r31, r31, BLOCKS
+        add     r31, r31, r4
+        addi    r16, r3, 1
+        sldi    r16, r16, RING_SHIFT
+
+        /* Sleep; look for work whenever the decrementer expires */
+idle:   ld      r15, GO(r31)
+        ld      r5, DONE(r31)
+        cmpld   r15, r5
+        bne     batch
+        ld      r5, INTERVAL(r31)
+        mtdec   r5
+        li      r3, H_CEDE
+        sc      1
+        b       idle
+
+batch:  lwsync
+        ld      r5, INTERVAL(r31)
+        mtdec   r5
+        ld      r5, INTERRUPTS(r31)
+        sldi    r5, r5, 15              /* MSR[EE] */
+        ori     r5, r5, 2               /* MSR[RI] */
+        mtmsrd  r5, 1
+        ld      r17, OPCODE(r31)
+        ld      r5, CALLS(r31)
+        mtctr   r5
+        ld      r5, RECORD(r31)
+        cmpldi  r5, 0
+        mfspr   r6, SPR_TB
+        std     r6, START(r31)
+        bne     record
+
+1:      mr      r3, r17
+        sc      1
+        bdnz    1b
+        b       over
+
+record:
+        .irp    n, 5, 6, 7, 8, 9, 10, 11, 12
+        li      r\n, -100 - \n
+        .endr
+        mr      r3, r17
+        sc      1
+        ld      r20, COUNT(r31)
+        clrlsldi r21, r20, 48, 4
+        add     r21, r21, r16
+        std     r3, 0(r21)
+        std     r4, 8(r21)
+        ld      r22, DAMAGE(r31)
+        .irp    n, 5, 6, 7, 8, 9, 10, 11, 12
+        addi    r23, r\n, 100 + \n
+        or      r22, r22, r23
+        .endr
+        std     r22, DAMAGE(r31)
+        addi    r20, r20, 1
+        lwsync
+        std     r20, COUNT(r31)
+        bdnz    record
+
+over:   mfspr   r6, SPR_TB
+        std     r6, END(r31)
+        lwsync
+        std     r15, DONE(r31)
+        b       idle
+
+        /* The decrementer; r29 is its own */
+        .org    0x900
+        ld      r29, TICKS(r31)
+        addi    r29, r29, 1
+        std     r29, TICKS(r31)
+        ld      r29, INTERVAL(r31)
+        mtdec   r29
+        rfid
