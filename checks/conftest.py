@@ -53,8 +53,8 @@ def pseries(tmp_path):
     machines = []
 
     def make(*args, accel='tcg', **kwargs):
-        vm = QEMUMachine(str(OUT / 'qemu-system-ppc64'), base_temp_dir=tmp_path,
-                         log_dir=tmp_path, **kwargs)
+        vm = QEMUMachine(str(OUT / 'qemu-system-ppc64'),
+                         base_temp_dir=tmp_path, log_dir=tmp_path, **kwargs)
         # The capabilities are those that TCG lacks, each a warning otherwise.
         vm.add_args('-L', '/usr/share/qemu', '-nodefaults', '-accel', accel,
                     '-machine', 'pseries,cap-cfpc=broken,cap-sbbc=broken,'

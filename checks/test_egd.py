@@ -143,3 +143,4 @@ def test_silent_daemon(daemon, start):
         with within(1):
             guest.vm.cmd(command)
     guest.quit()
+    assert 'rng-egd' not in guest.log()

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Linux as the guest: what it sees of the device, and reads from it."""
 
-import gzip
 import struct
 import subprocess
 
 import pytest
+
+from linux_guest import linux_args
 
 PARENT = '/ibm,platform-facilities'
 NODE = f'{PARENT}/ibm,random-v1'
@@ -26,28 +27,13 @@ def word(i):
     return (i + 1) * 0x9e3779b97f4a7c15 % 2 ** 64
 
 
-def initrd_with_job(guest, directory):
-    (directory / 'job').write_text(JOB)
-    job = subprocess.run(['cpio', '-o', '--quiet', '-H', 'newc'],
-                         cwd=directory, input=b'job\n', check=True,
-                         stdout=subprocess.PIPE).stdout
-    path = directory / 'initrd'
-    path.write_bytes((guest / 'initrd.gz').read_bytes() +
-                     gzip.compress(job))
-    return path
-
-
 @pytest.fixture(params=['bookworm', 'trixie'])
 def boot(request, top, tmp_path, pseries):
     """Boot that suite's Linux to its end; returns its lines, and its tree."""
     def start(*args):
-        guest = top / 'build/guests' / f'linux-{request.param}'
         console = tmp_path / 'console'
         dtb = tmp_path / 'dtb'
-        vm = pseries('-machine', 'x-vof=on', '-smp', '2', '-m', '1G',
-                     '-kernel', str(guest / 'vmlinux'),
-                     '-initrd', str(initrd_with_job(guest, tmp_path)),
-                     '-append', 'console=hvc0 loglevel=1',
+        vm = pseries(*linux_args(top, request.param, tmp_path, JOB),
                      '-chardev', f'file,id=console,path={console}',
                      '-serial', 'chardev:console', *args)
         vm.launch()

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the checks with a Linux guest share."""
+
+import gzip
+import os
+import select
+import subprocess
+import time
+
+# For a test that types commands; see Guest.
+JOB = '''
+stty -echo
+echo '--- ready'
+while read -r command; do
+    eval "$command"
+    echo "--- status $?"
+done
+'''
+
+
+def initrd_with_job(guest, directory, job):
+    """The guest's initramfs, with a script for its /init to run."""
+    (directory / 'job').write_text(job)
+    archive = subprocess.run(['cpio', '-o', '--quiet', '-H', 'newc'],
+                             cwd=directory, input=b'job\n', check=True,
+                             stdout=subprocess.PIPE).stdout
+    path = directory / 'initrd'
+    path.write_bytes((guest / 'initrd.gz').read_bytes() +
+                     gzip.compress(archive))
+    return path
+
+
+def linux_args(top, suite, directory, job):
+    """Arguments that have QEMU boot that suite's Linux and run the job."""
+    guest = top / 'build/guests' / f'linux-{suite}'
+    return ['-machine', 'x-vof=on', '-smp', '2', '-m', '1G',
+            '-kernel', str(guest / 'vmlinux'),
+            '-initrd', str(initrd_with_job(guest, directory, job)),
+            '-append', 'console=hvc0 loglevel=1']
+
+
+class Guest:
+    """A Linux guest that runs JOB, with the test at its console."""
+
+    def __init__(self, vm):
+        self.vm = vm
+        self._received = b''
+        start = time.monotonic()
+        vm.set_console()
+        vm.launch()
+        self.lines_until('--- job begin', timeout=60)
+        self.boot_time = time.monotonic() - start
+        self.lines_until('--- ready')
+
+    def _receive(self, timeout):
+        if not select.select([self.vm.console_socket], [], [], timeout)[0]:
+            return False
+        data = self.vm.console_socket.recv(4096)
+        assert data, 'QEMU has ended'
+        self._received += data
+        return True
+
+    def lines_until(self, start, timeout=10):
+        """The console's lines up to one that starts so, which is the last."""
+        end = time.monotonic() + timeout
+        lines = []
+        while not lines or not lines[-1].startswith(start):
+            while b'\n' not in self._received:
+                assert self._receive(max(end - time.monotonic(), 0)), \
+                    f'no "{start}" within {timeout} s'
+            line, _, self._received = self._received.partition(b'\n')
+            lines.append(line.decode(errors='replace').rstrip('\r'))
+            print(lines[-1])
+        return lines
+
+    def type(self, command):
+        """Start a command."""
+        print('#', command)
+        self.vm.console_socket.sendall(f'{command}\n'.encode())
+
+    def answer(self, timeout=10):
+        """The lines that the command printed, and its status."""
+        *lines, status = self.lines_until('--- status ', timeout)
+        return lines, int(status.split()[-1])
+
+    def run(self, command, timeout=10):
+        """Type a command and return its answer."""
+        self.type(command)
+        return self.answer(timeout)
+
+    def waits(self):
+        """Whether the command neither ended nor printed anything so far."""
+        return not self._received and not self._receive(0)
+
+    def load(self, seconds=2):
+        """How much of a core QEMU uses."""
+        def used():
+            with open(f'/proc/{self.vm.get_pid()}/stat',
+                      encoding='ascii') as stat:
+                return sum(map(int, stat.read().rpartition(')')[2]
+                               .split()[11:13]))
+
+        before = used()
+        start = time.monotonic()
+        time.sleep(seconds)
+        taken = time.monotonic() - start
+        return (used() - before) / os.sysconf('SC_CLK_TCK') / taken
+
+    def quit(self):
+        """End QEMU. Returns how long it took, and QEMU's messages."""
+        start = time.monotonic()
+        self.vm.cmd('quit')
+        self.vm.wait(timeout=20)
+        taken = time.monotonic() - start
+        assert self.vm.exitcode() == 0
+        log = self.vm.get_log()
+        print(log)
+        return taken, log.splitlines()

@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A Linux guest whose source of random numbers is in trouble."""
+
+import os
+import time
+
+import pytest
+
+from egd import EgdDaemon
+from linux_guest import JOB, Guest, linux_args
+
+CURRENT = '/sys/class/misc/hw_random/rng_current'
+
+# Without data modprobe may not end: Linux takes the first bytes for itself,
+# in its own thread and in modprobe's, and either may have to wait.
+VIRTIO = ('modprobe virtio_pci; modprobe virtio-rng & '
+          f'until grep -q virtio_rng {CURRENT}; do sleep 0.1; done')
+
+# Where a read takes only a part of what Linux has got at once, of 128 bytes
+# or less, it is the end of it: the first and the last bytes of a read may be
+# in disorder.
+EDGE = 128
+SIZE = 1024
+READ = (f"dd if=/dev/hwrng bs={EDGE + SIZE + EDGE} count=1 2>/error | "
+        "hexdump -v -e '/1 \"%02x\"'; echo; cat /error")
+
+
+@pytest.fixture
+def boot(top, tmp_path, pseries):
+    """Boot Linux, up to where it takes commands; returns the guest."""
+    def start(*args):
+        return Guest(pseries(
+            *linux_args(top, 'bookworm', tmp_path, JOB), *args))
+    return start
+
+
+@pytest.fixture
+def fifo(tmp_path):
+    """A FIFO that nobody has opened."""
+    path = tmp_path / 'fifo'
+    os.mkfifo(path)
+    return path
+
+
+@pytest.fixture
+def egd(tmp_path):
+    """An EGD daemon."""
+    daemon = EgdDaemon(tmp_path / 'egd')
+    daemon.start()
+    yield daemon
+    daemon.stop()
+
+
+def rng_random(path):
+    """Arguments for a backend that reads this file."""
+    return ['-object', f'rng-random,filename={path},id=rng0']
+
+
+def rng_egd(daemon):
+    """Arguments for a backend that asks this daemon."""
+    return ['-chardev', f'socket,path={daemon.path},reconnect-ms=100,id=egd0',
+            '-object', 'rng-egd,chardev=egd0,id=rng0']
+
+
+SPAPR_RNG = ['-device', 'spapr-rng,rng=rng0']
+VIRTIO_RNG = ['-device', 'virtio-rng-pci,rng=rng0']
+
+
+def data_of(answer):
+    """What READ has read: all that it asked for; without the edges."""
+    lines, status = answer
+    assert status == 0
+    data = bytes.fromhex(lines[0])
+    assert len(data) == EDGE + SIZE + EDGE, lines
+    return data[EDGE:-EDGE]
+
+
+def words_of(data):
+    """Each H_RANDOM call's bytes as the source has them."""
+    return b''.join(data[i:i + 8][::-1] for i in range(0, len(data), 8))
+
+
+def find_in_order(data, source):
+    """
+    The places in the source of the data's bytes, which have to be there, in
+    order, and in few pieces: Linux itself may take some in between.
+    """
+    places = []
+    pieces = 0
+    while len(places) < len(data):
+        rest = data[len(places):]
+        begin = source.find(rest[:8], places[-1] + 1 if places else 0)
+        assert begin >= 0, f'byte {len(places)} of {data.hex()}'
+        same = os.path.commonprefix([rest, bytes(source[begin:])])
+        places += range(begin, begin + len(same))
+        pieces += 1
+    assert pieces <= 3
+    return places
+
+
+def assert_waits(guest, seconds=0.3):
+    """A command that was typed does not end."""
+    time.sleep(seconds)
+    assert guest.waits()
+
+
+def assert_idles(guest):
+    """The same, and QEMU is idle meanwhile."""
+    assert_waits(guest, 1)
+    load = guest.load()
+    print(f'load {load:.1%}')
+    assert load < 0.02
+    assert guest.waits()
+
+
+def reports(log):
+    """What rng-random said, without the program's name."""
+    return [line[line.index('rng-random: '):] for line in log
+            if 'rng-random: ' in line]
+
+
+def trouble(path, what='end of file'):
+    return f"rng-random: '{path}': {what}; requests wait until it gives data"
+
+
+def recovery(path):
+    return f"rng-random: '{path}' gives data again"
+
+
+def test_spapr_rng_without_data(boot, fifo):
+    """A dry source delays the boot little; reads fail until there is data."""
+    guest = boot()
+    without = guest.boot_time
+    guest.quit()
+
+    source = os.urandom(32768)
+    fd = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        guest = boot(*rng_random(fifo), *SPAPR_RNG)
+        print(f'boot takes {without:.2f} s, {guest.boot_time:.2f} s')
+        assert guest.boot_time <= without + 5
+        assert guest.run(f'cat {CURRENT}') == (['pseries_rng'], 0)
+        for _ in range(3):
+            start = time.monotonic()
+            lines, status = guest.run('dd if=/dev/hwrng bs=8 count=1')
+            assert time.monotonic() - start < 3
+            assert 'Input/output error' in lines[0]
+            assert status == 1
+
+        os.write(fd, source)
+        find_in_order(words_of(data_of(guest.run(READ))), source)
+        _, log = guest.quit()
+        assert reports(log) == []
+    finally:
+        os.close(fd)
+
+
+def test_virtio_rng_on_file(boot, tmp_path):
+    """At its end a file makes the guest wait, and heals when it grows."""
+    path = tmp_path / 'file'
+    path.touch()
+    guest = boot(*rng_random(path), *VIRTIO_RNG)
+    assert guest.run(VIRTIO) == ([], 0)
+    guest.type(READ)
+    assert_idles(guest)
+
+    source = os.urandom(4096)
+    path.write_bytes(source)
+    find_in_order(data_of(guest.answer()), source)
+
+    # It is at its end again, which is the next trouble and reported anew.
+    guest.type('cat /dev/hwrng >/dev/null')
+    assert_waits(guest)
+    taken, log = guest.quit()
+    assert taken < 1
+    assert reports(log) == [trouble(path), recovery(path), trouble(path)]
+
+
+def test_virtio_rng_on_fifo(boot, fifo):
+    """A FIFO without a writer makes the guest wait until one comes."""
+    guest = boot(*rng_random(fifo), *VIRTIO_RNG)
+    assert guest.run(VIRTIO) == ([], 0)
+    guest.type(READ)
+    assert_idles(guest)
+
+    source = os.urandom(4096)
+    with open(fifo, 'wb', buffering=0) as writer:
+        assert_waits(guest)
+        writer.write(source)
+        find_in_order(data_of(guest.answer()), source)
+
+        # Empty, but with a writer
+        guest.type('cat /dev/hwrng >/dev/null')
+        assert_waits(guest)
+
+    # Before its first writer an empty FIFO is not readable, so QEMU has not
+    # tried; once one has left, it always is: the one trouble to report.
+    assert_idles(guest)
+    with open(fifo, 'wb', buffering=0) as writer:
+        writer.write(source)
+        assert_waits(guest)
+        taken, log = guest.quit()
+    assert taken < 1
+    assert reports(log) == [trouble(fifo), recovery(fifo)]
+
+
+def test_virtio_rng_on_directory(boot, tmp_path):
+    """Reading a directory fails each time; the guest waits."""
+    path = tmp_path / 'directory'
+    path.mkdir()
+    guest = boot(*rng_random(path), *VIRTIO_RNG)
+    assert guest.run(VIRTIO) == ([], 0)
+    guest.type(READ)
+    assert_idles(guest)
+    taken, log = guest.quit()
+    assert taken < 1
+    assert reports(log) == [trouble(path, 'Is a directory')]
+
+
+def test_both_on_fifo(boot, fifo):
+    """Two devices share a FIFO without a writer, then one that has data."""
+    guest = boot(*rng_random(fifo), *SPAPR_RNG, *VIRTIO_RNG)
+    assert guest.run(VIRTIO) == ([], 0)
+
+    # Linux's own thread, which would wait for virtio-rng and let nobody else
+    # read, has failed at boot and is asleep for 10 seconds.
+    assert guest.run(f'echo pseries_rng >{CURRENT}') == ([], 0)
+    lines, status = guest.run('dd if=/dev/hwrng bs=8 count=1')
+    assert 'Input/output error' in lines[0]
+    assert status == 1
+
+    assert guest.run(f'echo virtio_rng.0 >{CURRENT}') == ([], 0)
+    guest.type(READ)
+    assert_idles(guest)
+
+    source = os.urandom(32768)
+    with open(fifo, 'wb', buffering=0) as writer:
+        writer.write(source)
+        places = find_in_order(data_of(guest.answer()), source)
+        assert guest.run(f'echo pseries_rng >{CURRENT}') == ([], 0)
+        places += find_in_order(words_of(data_of(guest.run(READ))), source)
+        assert guest.run(f'echo virtio_rng.0 >{CURRENT}') == ([], 0)
+        places += find_in_order(data_of(guest.run(READ)), source)
+        assert len(set(places)) == len(places) == 3 * SIZE
+
+        guest.type('cat /dev/hwrng >/dev/null')
+        assert_waits(guest)
+        taken, log = guest.quit()
+    assert taken < 1
+    assert reports(log) == [trouble(fifo), recovery(fifo)]
+
+
+def test_virtio_rng_on_egd(boot, egd):
+    """Data flows, whatever its pieces, and when a connection breaks."""
+    guest = boot(*rng_egd(egd), *VIRTIO_RNG)
+    assert guest.run(VIRTIO) == ([], 0)
+    find_in_order(data_of(guest.run(READ)), egd.given)
+
+    # An answer of 128 bytes is cut off after 72.
+    assert egd.connections == 1
+    egd.hang_up(after=200)
+    find_in_order(data_of(guest.run(READ)), egd.given)
+    assert egd.connections == 2
+
+    egd.single_bytes = True
+    find_in_order(data_of(guest.run(READ)), egd.given)
+
+
+def test_virtio_rng_on_silent_egd(boot, egd):
+    """A daemon that does not answer, dies, and comes back as a better one."""
+    egd.silent = True
+    guest = boot(*rng_egd(egd), *VIRTIO_RNG)
+    assert guest.run(VIRTIO) == ([], 0)
+    guest.type(READ)
+    assert_waits(guest)
+    egd.stop()
+    assert_idles(guest)
+    assert not egd.given
+
+    egd.silent = False
+    egd.start()
+    find_in_order(data_of(guest.answer()), egd.given)
+
+    egd.silent = True
+    guest.type('cat /dev/hwrng >/dev/null')
+    assert_waits(guest)
+    taken, _ = guest.quit()
+    assert taken < 1
