@@ -118,6 +118,16 @@ def test_work_is_not_lost(top, tree, tmp_path):
         git(tree, 'worktree', 'remove', '--force', source)
 
 
+def test_commit_messages(tree):
+    """What checkpatch does not look at."""
+    messages = git(tree, 'log', '-z', '--format=%B', 'without-peer..series')
+    for message in messages.rstrip('\0').split('\0'):
+        subject, empty, *lines = message.splitlines()
+        assert ': ' in subject and len(subject) <= 76 and empty == ''
+        assert lines[-1].startswith('Signed-off-by: ')
+        assert all(len(line) <= 76 for line in lines)
+
+
 def test_checkpatch(tree):
     done = run(tree / 'scripts/checkpatch.pl', '--no-color', '--terse',
                'without-peer..series', cwd=tree)
