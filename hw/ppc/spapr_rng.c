@@ -313,17 +313,16 @@ static void spapr_rng_realize(DeviceState *dev, Error **errp)
 {
     ERRP_GUARD();
     SpaprRng *s = SPAPR_RNG(dev);
-    bool in_kernel;
 
     if (!spapr_rng_check(s, errp)) {
         return;
     }
 
-    in_kernel = s->use_kvm && spapr_rng_enable_kvm(s, errp);
+    s->in_kernel = s->use_kvm && spapr_rng_enable_kvm(s, errp);
     if (*errp) {
         return;
     }
-    if (!in_kernel) {
+    if (!s->in_kernel) {
         spapr_register_hypercall(H_RANDOM, h_random);
     }
     SPAPR_MACHINE(qdev_get_machine())->rng = s;
@@ -336,9 +335,11 @@ static void spapr_rng_unrealize(DeviceState *dev)
 
     qemu_unregister_resettable(OBJECT(dev));
     SPAPR_MACHINE(qdev_get_machine())->rng = NULL;
-    spapr_unregister_hypercall(H_RANDOM);
-    if (s->use_kvm) {
+    if (s->in_kernel) {
         kvmppc_set_in_kernel_random(false);
+        s->in_kernel = false;
+    } else {
+        spapr_unregister_hypercall(H_RANDOM);
     }
     if (s->rng) {
         rng_backend_cancel_requests(s->rng, spapr_rng_receive, s);
@@ -359,6 +360,11 @@ static void spapr_rng_set_rng(Object *obj, Visitor *v, const char *name,
         error_append_hint(errp, "rng=ID takes the id of a random number "
                           "backend, such as -object rng-builtin,id=ID.\n");
     }
+}
+
+static bool spapr_rng_get_in_kernel(Object *obj, Error **errp)
+{
+    return SPAPR_RNG(obj)->in_kernel;
 }
 
 static const Property spapr_rng_properties[] = {
@@ -387,6 +393,9 @@ static void spapr_rng_class_init(ObjectClass *oc, void *data)
     spapr_rng_set_link = rng->set;
     rng->set = spapr_rng_set_rng;
 
+    object_class_property_add_bool(oc, "in-kernel", spapr_rng_get_in_kernel,
+                                   NULL);
+
     object_class_property_set_description(oc, "rng",
         "the backend that random numbers come from");
     object_class_property_set_description(oc, "use-kvm",
@@ -395,6 +404,8 @@ static void spapr_rng_class_init(ObjectClass *oc, void *data)
         "milliseconds a call waits for the backend (0: for ever)");
     object_class_property_set_description(oc, "pool-size",
         "most bytes read ahead of the guest (8 to 4096; 8: none)");
+    object_class_property_set_description(oc, "in-kernel",
+        "whether it is KVM that serves the guest (read-only)");
 }
 
 static const TypeInfo spapr_rng_info = {

@@ -743,8 +743,11 @@ static void test_backend_in_use(void)
 /* Introspection makes instances; the one in use must not notice. */
 static void test_introspection(void)
 {
-    QTestState *qts = qtest_init(MACHINE BUILTIN "-device spapr-rng,rng=r");
+    QTestState *qts = qtest_init(MACHINE BUILTIN
+                                 "-device spapr-rng,rng=r,id=d");
 
+    g_assert_false(qtest_qom_get_bool(qts, "/machine/peripheral/d",
+                                      "in-kernel"));
     for (int i = 0; i < 3; i++) {
         qtest_qmp_assert_success(qts, "{ 'execute': 'device-list-properties', "
                                  "'arguments': { 'typename': 'spapr-rng' } }");

@@ -20,6 +20,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(SpaprRng, SPAPR_RNG)
  * struct SpaprRng - the device behind H_RANDOM (LoPAPR 14.15.1)
  * @rng: where the bytes come from; NULL if only the kernel serves the call
  * @use_kvm: the user asks for KVM's own H_RANDOM
+ * @in_kernel: KVM's own H_RANDOM it is
  * @timeout: how long a call may wait for bytes, in milliseconds; 0: for ever
  * @pool_size: the most bytes read ahead, 8 to SPAPR_RNG_POOL_MAX
  * @pool: bytes on their way to the guest; those not in the range are zero
@@ -37,6 +38,7 @@ struct SpaprRng {
 
     RngBackend *rng;
     bool use_kvm;
+    bool in_kernel;
     uint32_t timeout;
     uint32_t pool_size;
 
