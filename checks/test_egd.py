@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from bare_metal import H_HARDWARE, H_SUCCESS, within
+from bare_metal import H_HARDWARE, H_SUCCESS, until, within
 from egd import EgdDaemon
 
 
@@ -87,8 +87,7 @@ def test_daemon_hangs_up(daemon, start):
     for _ in range(5):
         before = daemon.connections
         daemon.hang_up(after=1001)
-        while daemon.connections == before:
-            time.sleep(0.001)
+        until(lambda: daemon.connections > before)
     guest.finish()
     assert len(guest.values()) == 50000
     assert_in_order(guest.values(), daemon.given, gaps=5)
@@ -123,8 +122,7 @@ def test_no_daemon(daemon, start):
                                for _, value in guest.results()]
     assert guest.seconds() < 1
     daemon.start()
-    while not daemon.given:
-        time.sleep(0.01)
+    until(lambda: daemon.given)
     time.sleep(0.1)
     guest.call()
     guest.finish()
