@@ -135,6 +135,8 @@ def test_silent_daemon(daemon, start):
     daemon.silent = True
     daemon.start()
     guest = start(cpus=4)
+    until(lambda: daemon.connections)
+    time.sleep(0.1)     # for QEMU to know of it
     guest.call()
     assert guest.calls_wait()
     for command in ['stop', 'cont', 'system_reset']:

@@ -7,9 +7,13 @@ import time
 
 import pytest
 
+from bare_metal import within
+
 
 def run(guest, mode, log, backend):
-    vm = guest(backend, '-S', '-icount', f'shift=auto,rr={mode},rrfile={log}')
+    # Time-outs are not in force: the host's clock is not in the log.
+    vm = guest(backend, '-S', '-icount', f'shift=auto,rr={mode},rrfile={log}',
+               device=',timeout=5')
     vm.call(2000)
     vm.vm.cmd('cont')
     vm.finish()
@@ -35,9 +39,9 @@ def test_replay_of_a_slow_source(guest, tmp_path):
     fd = os.open(fifo, os.O_RDWR)
 
     def feed():
-        for _ in range(20):
-            time.sleep(0.02)
-            os.write(fd, os.urandom(800))
+        for _ in range(10):
+            time.sleep(0.1)
+            os.write(fd, os.urandom(1600))
 
     feeder = threading.Thread(target=feed)
     feeder.start()
@@ -46,4 +50,23 @@ def test_replay_of_a_slow_source(guest, tmp_path):
     feeder.join()
     assert len(set(recorded[0])) == 2000
     assert run(guest, 'replay', tmp_path / 'log', backend) == recorded
+    os.close(fd)
+
+
+def test_recording_a_dry_source(guest, tmp_path):
+    """The guest waits, without a time-out; nobody else does."""
+    fifo = tmp_path / 'fifo'
+    os.mkfifo(fifo)
+    fd = os.open(fifo, os.O_RDWR)
+    vm = guest(f'rng-random,filename={fifo}', '-icount',
+               f'shift=auto,rr=record,rrfile={tmp_path / "log"}',
+               device=',timeout=100')
+    vm.call()
+    assert vm.calls_wait()
+    time.sleep(0.5)
+    assert vm.calls_wait()
+    for command in ['stop', 'cont', 'query-status']:
+        with within(1):
+            vm.vm.cmd(command)
+    vm.quit()
     os.close(fd)

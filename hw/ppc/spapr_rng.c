@@ -92,6 +92,18 @@ static void spapr_rng_receive(void *opaque, const void *data, size_t size)
     }
 }
 
+/*
+ * Under record and replay, the guest's time stands still while it waits, so
+ * that a request could wait for ever. What the backend gives without one, and
+ * that it has nothing to give, is in the log: let the repeated call ask again.
+ */
+static bool pool_needs_request(SpaprRng *s)
+{
+    return pool_level(s) < WORD_SIZE &&
+           (replay_mode == REPLAY_MODE_NONE ||
+            !RNG_BACKEND_GET_CLASS(s->rng)->try_read);
+}
+
 /* Fill the pool without waiting, or see to it that it gets filled. */
 static void pool_fill(SpaprRng *s)
 {
@@ -107,7 +119,7 @@ static void pool_fill(SpaprRng *s)
     if (size) {
         pool_added(s, size);
     }
-    if (pool_level(s) < WORD_SIZE) {
+    if (pool_needs_request(s)) {
         s->requested = true;
         rng_backend_request_entropy(s->rng, s->read_size - s->pool_end,
                                     spapr_rng_receive, s);
