@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The device under KVM, in a nested guest, and the kernel's H_RANDOM."""
+
+import struct
+import time
+
+import pytest
+
+from bare_metal import (H_HARDWARE, H_SUCCESS, TICKS, source_bytes, until,
+                        within, word)
+from conftest import OUT, TOP
+from nested import KNOWN, L1, L2
+
+WORDS = 1024    # of L0's source, which L1's Linux draws from, too
+RNG = '-object rng-random,id=rng0,filename='
+
+
+@pytest.fixture(scope='module')
+def boot(image, tmp_path_factory):
+    """A function that boots L1 with more arguments for L0."""
+    machines = []
+
+    def start(*args, **kwargs):
+        l1 = L1(TOP, OUT, tmp_path_factory.mktemp('nested'), image, *args,
+                **kwargs)
+        machines.append(l1.vm)
+        return l1
+
+    yield start
+    for vm in machines:
+        vm.shutdown(hard=True)
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory):
+    """L0's source."""
+    path = tmp_path_factory.mktemp('source') / 'source'
+    path.write_bytes(source_bytes(0, WORDS))
+    return path
+
+
+def device(source):
+    """L0's arguments for the device with this source."""
+    return ['-object', f'rng-random,filename={source},id=rng0',
+            '-device', 'spapr-rng,rng=rng0']
+
+
+@pytest.fixture(scope='module')
+def l1_with(boot, source):
+    """An L1 with H_RANDOM."""
+    return boot(*device(source))
+
+
+@pytest.fixture(scope='module')
+def l1_without(boot):
+    """An L1 without."""
+    return boot()
+
+
+@pytest.fixture
+def l1(l1_with):
+    """The L1 that most tests share; each has its own L2."""
+    print(f'see {l1_with.log_path}')
+    yield l1_with
+    # What an L2 said must be in the log, whatever became of it.
+    l1_with.run('tail -n 20 log*')
+    l1_with.run('for pid in $(pidof qemu); do kill -9 $pid; done; wait; '
+                'rm -f log* qmp* trace* state ram')
+
+
+def waiting(l1, *args, device='timeout=0', cpus=2, **kwargs):
+    """An L2 of which each vCPU waits in its first call."""
+    l1.sh('timeout 0.1 cat fifo >/dev/null; true')
+    l2 = L2(l1, f'{RNG}fifo', *args, device=f'rng=rng0,{device}', cpus=cpus,
+            **kwargs)
+    l2.call()
+    assert l2.calls_wait()
+    return l2
+
+
+def still_waits(l2):
+    time.sleep(0.1)
+    return l2.calls_wait() and l2.count() == 0
+
+
+def give(l2):
+    """Write a word for each vCPU; it has to complete the one call of each."""
+    assert still_waits(l2)
+    l2.l1.feed(0, l2.cpus)
+    l2.finish()
+    assert sorted(l2.values(cpu) for cpu in range(l2.cpus)) == \
+        sorted([word(cpu)] for cpu in range(l2.cpus))
+
+
+def check_in_order(values, words):
+    """Each a word of the source, none twice; each vCPU's in order."""
+    position = {word(i): i for i in range(words)}
+    indices = [[position[value] for value in got] for got in values]
+    for got in indices:
+        assert got == sorted(got)
+    indices = sum(indices, [])
+    assert len(set(indices)) == len(indices)
+    return indices
+
+
+def check_kernel_serves(l1, device, *args):
+    l2 = L2(l1, *args, device=device, cpus=2)
+    assert l2.in_kernel()
+    l2.call(16)
+    l2.finish()
+    # L1's Linux has some of the words.
+    assert len(check_in_order([l2.values(0), l2.values(1)], WORDS)) == 32
+    assert l2.exits() == 0
+    assert l2.log() == ''
+    l2.quit()
+
+
+def test_kernel_serves(l1):
+    """L0's words, and no exit to QEMU."""
+    check_kernel_serves(l1, 'use-kvm=true')
+
+
+def test_kernel_serves_instead_of_backend(l1):
+    check_kernel_serves(l1, 'use-kvm=true,rng=rng0', f'{RNG}fifo')
+
+
+def check_backend_serves(l1, device, said='', wrapper=''):
+    l2 = L2(l1, f'{RNG}known', device=f'rng=rng0{device}', cpus=2,
+            wrapper=wrapper)
+    assert not l2.in_kernel()
+    calls = KNOWN // 4
+    l2.call(calls)
+    l2.finish()
+    indices = check_in_order([l2.values(0), l2.values(1)], KNOWN)
+    assert sorted(indices) == list(range(2 * calls))
+    assert l2.exits() == 2 * calls
+    assert l2.log() == said
+    l2.quit()
+
+
+def test_backend(l1):
+    """Each word of its source once, and in order; each call is an exit."""
+    check_backend_serves(l1, '')
+
+
+def test_stop_and_cont(l1):
+    l2 = waiting(l1)
+    with within(3):
+        l2.vm.cmd('stop')
+    with within(3):
+        l2.vm.cmd('cont')
+    give(l2)
+
+
+def test_bytes_while_stopped(l1):
+    l2 = waiting(l1)
+    with within(3):
+        l2.vm.cmd('stop')
+    l1.feed(0, 2)
+    assert still_waits(l2)
+    l2.vm.cmd('cont')
+    l2.finish()
+    assert sorted(l2.values(0) + l2.values(1)) == sorted([word(0), word(1)])
+
+
+def test_reset(l1):
+    """The program starts anew and makes the call again."""
+    l2 = waiting(l1)
+    with within(3):
+        l2.vm.cmd('system_reset')
+    until(lambda: l2.vm.cmd('query-status')['running'])
+    assert 'RESET' in l2.vm.events
+    give(l2)
+
+
+def test_migration(l1):
+    """It waits on the other side."""
+    l2 = waiting(l1)
+    with within(5):
+        l2.save('state')
+    l2.quit()
+    assert l2.count() == 0
+    l2 = L2(l1, f'{RNG}fifo', '-incoming defer', cpus=2, memory_of=l2,
+            device='rng=rng0,timeout=0')
+    with within(5):
+        l2.restore('state')
+    give(l2)
+
+
+def test_quit(l1):
+    waiting(l1).quit()
+
+
+def test_interrupts(l1):
+    """Each vCPU takes its decrementer interrupts while it waits."""
+    l2 = waiting(l1, interrupts=True)
+    for cpu in range(l2.cpus):
+        before = l2.get(cpu, TICKS)
+        until(lambda: l2.get(cpu, TICKS) >= before + 20, 5)
+    give(l2)
+
+
+def test_timeout(l1):
+    l2 = waiting(l1, device='timeout=300')
+    l2.finish()
+    assert [l2.results(cpu)[0][0] for cpu in range(2)] == [H_HARDWARE] * 2
+    assert 0.25 < l2.seconds((0, 1)) < 2
+    l1.feed(0, 4)
+    until(lambda: l2.call() or l2.finish() or
+          l2.results()[-1][0] == H_SUCCESS, 5)
+
+
+def test_linux(l1):
+    """Linux in Linux gets L0's words by itself."""
+    lines, status = l1.run_qemu(
+        '-L . -machine x-vof=on -m 512M -kernel vmlinux -initrd initrd',
+        '-append "console=hvc0 loglevel=1" -serial stdio',
+        '-device spapr-rng,use-kvm=true')
+    assert status == 0
+    data = bytes.fromhex(lines[lines.index('current pseries_rng') + 1])
+    words = struct.unpack('<32Q', data)
+    check_in_order([words], WORDS)
+
+
+def test_l0_runs_dry(l1, source):
+    """L2's kernel calls fail like L0's, and then succeed again."""
+    l2 = L2(l1, device='use-kvm=true')
+    l2.call(WORDS)
+    l2.finish(30)
+    results = l2.results()
+    good = [value for status, value in results if status == H_SUCCESS]
+    assert 0 < len(good) < WORDS
+    assert [status for status, _ in results] == \
+        [H_SUCCESS] * len(good) + [H_HARDWARE] * (WORDS - len(good))
+    check_in_order([good], WORDS)
+
+    with open(source, 'ab') as file:
+        file.write(source_bytes(WORDS, 2 * WORDS))
+    until(lambda: l2.call() or l2.finish() or
+          l2.results()[-1][0] == H_SUCCESS, 10)
+    check_in_order([l2.results()[-1][1:]], 2 * WORDS)
+
+
+def test_no_generator(l1_without):
+    """The error says what to do."""
+    lines, status = l1_without.run_qemu(
+        '-bios image -device spapr-rng,use-kvm=true')
+    assert status == 1
+    assert lines == [
+        'qemu: -device spapr-rng,use-kvm=true: use-kvm=true: the kernel has '
+        'no random number generator for guests',
+        'Give a backend for such hosts with rng=ID.']
+
+
+def test_no_generator_but_backend(l1_without):
+    """It serves, and one warning says so."""
+    check_backend_serves(
+        l1_without, ',use-kvm=true',
+        'qemu: -device spapr-rng,id=rng,rng=rng0,use-kvm=true: warning: '
+        'spapr-rng: the kernel has no random number generator for guests; '
+        "the backend 'rng0' serves the guest")
+
+
+def test_enabling_fails(l1):
+    """A kernel with a generator that it does not let QEMU use."""
+    l2 = L2(l1, f'{RNG}known', device='rng=rng0')
+    deny = f'./deny-enable-cap {l2.vm_fd()}'
+    l2.quit()
+    why = 'the kernel does not let QEMU enable its H_RANDOM'
+    check_backend_serves(
+        l1, ',use-kvm=true',
+        'qemu: -device spapr-rng,id=rng,rng=rng0,use-kvm=true: warning: '
+        f"spapr-rng: {why}; the backend 'rng0' serves the guest",
+        wrapper=deny)
+    # With the same files as above, the descriptor is the same.
+    lines, status = l1.run_qemu(
+        '-bios image -machine memory-backend=ram -m 256M -object memory-'
+        'backend-file,id=ram,share=on,size=256M,mem-path=ram',
+        '-d trace:kvm_handle_papr_hcall', f'{RNG}known',
+        '-device spapr-rng,use-kvm=true', wrapper=deny)
+    assert status == 1
+    assert lines == [
+        f'qemu: -device spapr-rng,use-kvm=true: use-kvm=true: {why}',
+        'Give a backend for such hosts with rng=ID.']
+
+
+@pytest.mark.parametrize('cpu,suite', [
+    ('POWER9', 'trixie'), ('POWER10', 'bookworm'), ('POWER10', 'trixie')])
+def test_elsewhere(boot, source, cpu, suite):
+    """Other processors and kernels."""
+    check_kernel_serves(boot(*device(source), cpu=cpu, suite=suite),
+                        'use-kvm=true')
