@@ -78,3 +78,21 @@ def image(tmp_path_factory):
 def guest(pseries, image, tmp_path):
     """A function that starts a machine with that guest."""
     return functools.partial(bare_metal.Guest, pseries, image, tmp_path)
+
+
+@pytest.fixture
+def fifo(tmp_path):
+    """A source that gives what the test writes to .fd, and only that."""
+    path = tmp_path / 'fifo'
+    os.mkfifo(path)
+    fd = os.open(path, os.O_RDWR)
+
+    class Fifo:
+        backend = f'rng-random,filename={path}'
+
+        @staticmethod
+        def write(data):
+            os.write(fd, data)
+
+    yield Fifo
+    os.close(fd)

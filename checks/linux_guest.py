@@ -18,15 +18,19 @@ done
 '''
 
 
+def cpio(root, names):
+    """An archive of these files below root, as the kernel unpacks it."""
+    return subprocess.run(['cpio', '-o', '--quiet', '-H', 'newc'], cwd=root,
+                          input='\n'.join([*names, '']).encode(), check=True,
+                          stdout=subprocess.PIPE).stdout
+
+
 def initrd_with_job(guest, directory, job):
     """The guest's initramfs, with a script for its /init to run."""
     (directory / 'job').write_text(job)
-    archive = subprocess.run(['cpio', '-o', '--quiet', '-H', 'newc'],
-                             cwd=directory, input=b'job\n', check=True,
-                             stdout=subprocess.PIPE).stdout
     path = directory / 'initrd'
     path.write_bytes((guest / 'initrd.gz').read_bytes() +
-                     gzip.compress(archive))
+                     gzip.compress(cpio(directory, ['job'])))
     return path
 
 

@@ -104,11 +104,8 @@ def make_initrd(top, out, suite, directory, image):
                 root / 'root')
     (root / 'root/known').write_bytes(bare_metal.source_bytes(0, KNOWN))
     (root / 'job').write_text(FUNCTIONS + linux_guest.JOB)
-    names = '\n'.join(['job', 'root', *(
-        f'root/{path.name}' for path in (root / 'root').iterdir()), ''])
-    archive = subprocess.run(['cpio', '-o', '--quiet', '-H', 'newc'],
-                             cwd=root, input=names.encode(), check=True,
-                             stdout=subprocess.PIPE).stdout
+    archive = linux_guest.cpio(root, ['job', 'root', *(
+        f'root/{path.name}' for path in (root / 'root').iterdir())])
     shutil.rmtree(root)
     path = directory / 'initrd'
     # Not compressed, as it would take L1 longer to unpack.

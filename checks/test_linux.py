@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from bare_metal import source_bytes, word
 from linux_guest import linux_args
 
 PARENT = '/ibm,platform-facilities'
@@ -20,11 +21,6 @@ echo "current $(cat /sys/class/misc/hw_random/rng_current)"
 dd if=/dev/hwrng bs=64 count=16 2>/dev/null | hexdump -v -e '/1 "%02x"'
 echo
 '''
-
-
-def word(i):
-    """Word i of the source; 64 bits that no other i has."""
-    return (i + 1) * 0x9e3779b97f4a7c15 % 2 ** 64
 
 
 @pytest.fixture(params=['bookworm', 'trixie'])
@@ -53,7 +49,7 @@ def starting_with(lines, start):
 
 def test_with_device(boot, tmp_path):
     source = tmp_path / 'source'
-    source.write_bytes(struct.pack('>4096Q', *map(word, range(4096))))
+    source.write_bytes(source_bytes(0, 4096))
     lines, dtb = boot('-object', f'rng-random,filename={source},id=rng0',
                       '-device', 'spapr-rng,rng=rng0')
 

@@ -32,33 +32,24 @@ def test_replay(guest, tmp_path, backend):
     assert run(guest, 'replay', tmp_path / 'log', backend) == recorded
 
 
-def test_replay_of_a_slow_source(guest, tmp_path):
+def test_replay_of_a_slow_source(guest, fifo, tmp_path):
     """What was waited for when recorded comes from the log when replayed."""
-    fifo = tmp_path / 'fifo'
-    os.mkfifo(fifo)
-    fd = os.open(fifo, os.O_RDWR)
-
     def feed():
         for _ in range(10):
             time.sleep(0.1)
-            os.write(fd, os.urandom(1600))
+            fifo.write(os.urandom(1600))
 
     feeder = threading.Thread(target=feed)
     feeder.start()
-    backend = f'rng-random,filename={fifo}'
-    recorded = run(guest, 'record', tmp_path / 'log', backend)
+    recorded = run(guest, 'record', tmp_path / 'log', fifo.backend)
     feeder.join()
     assert len(set(recorded[0])) == 2000
-    assert run(guest, 'replay', tmp_path / 'log', backend) == recorded
-    os.close(fd)
+    assert run(guest, 'replay', tmp_path / 'log', fifo.backend) == recorded
 
 
-def test_recording_a_dry_source(guest, tmp_path):
+def test_recording_a_dry_source(guest, fifo, tmp_path):
     """The guest waits, without a time-out; nobody else does."""
-    fifo = tmp_path / 'fifo'
-    os.mkfifo(fifo)
-    fd = os.open(fifo, os.O_RDWR)
-    vm = guest(f'rng-random,filename={fifo}', '-icount',
+    vm = guest(fifo.backend, '-icount',
                f'shift=auto,rr=record,rrfile={tmp_path / "log"}',
                device=',timeout=100')
     vm.call()
@@ -69,4 +60,3 @@ def test_recording_a_dry_source(guest, tmp_path):
         with within(1):
             vm.vm.cmd(command)
     vm.quit()
-    os.close(fd)

@@ -32,24 +32,6 @@ every_way = ways(*WAYS)
 
 
 @pytest.fixture
-def fifo(tmp_path):
-    """A source that gives what the test writes to .fd, and only that."""
-    path = tmp_path / 'fifo'
-    os.mkfifo(path)
-    fd = os.open(path, os.O_RDWR)
-
-    class Fifo:
-        backend = f'rng-random,filename={path}'
-
-        @staticmethod
-        def write(data):
-            os.write(fd, data)
-
-    yield Fifo
-    os.close(fd)
-
-
-@pytest.fixture
 def start(guest, fifo):
     """A function that starts a guest on the FIFO."""
     def function(way, *args, device=',timeout=0', **kwargs):
