@@ -17,6 +17,8 @@
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
 #include "qemu/module.h"
+#include "qemu/timer.h"
+#include "qapi/visitor.h"
 #include "hw/ppc/spapr.h"
 #include "hw/ppc/spapr_cpu_core.h"
 #include "hw/ppc/spapr_rng.h"
@@ -28,6 +30,7 @@
 #include "system/replay.h"
 #include "system/reset.h"
 #include "system/tcg.h"
+#include "trace.h"
 
 #define WORD_SIZE sizeof(uint64_t)
 
@@ -37,6 +40,10 @@
  * Under TCG, it may also miss the start of another vCPU's exclusive section.
  */
 #define WAIT_SLICE_MS (kvm_enabled() ? 5 : 20)
+
+/* How much of its quota a guest can save up, and how often it is woken for it */
+#define QUOTA_BURST_NS (50 * SCALE_MS)
+#define QUOTA_WAKE_NS SCALE_MS
 
 static uint32_t pool_level(SpaprRng *s)
 {
@@ -57,6 +64,7 @@ static void pool_compact(SpaprRng *s)
 static void pool_added(SpaprRng *s, uint32_t size)
 {
     s->pool_end += size;
+    s->fed_bytes += size;
     s->fed_at = cpu_get_clock();
     s->dry = false;
     s->read_size = MIN(s->read_size * 2, s->pool_size);
@@ -73,23 +81,30 @@ static uint64_t pool_take(SpaprRng *s)
     return word;
 }
 
-/* Entropy that was asked for is here: wake the calls that wait for it. */
-static void spapr_rng_receive(void *opaque, const void *data, size_t size)
+static void wake_waiting(void)
 {
-    SpaprRng *s = opaque;
     CPUState *cs;
-
-    s->requested = false;
-    pool_compact(s);
-    size = MIN(size, s->pool_size - s->pool_end);
-    memcpy(s->pool + s->pool_end, data, size);
-    pool_added(s, size);
 
     CPU_FOREACH(cs) {
         if (spapr_cpu_state(POWERPC_CPU(cs))->random_wait_start) {
             qemu_cpu_kick(cs);
         }
     }
+}
+
+/* Entropy that was asked for is here. */
+static void spapr_rng_receive(void *opaque, const void *data, size_t size)
+{
+    SpaprRng *s = opaque;
+
+    trace_spapr_rng_receive(size);
+    s->requested = false;
+    pool_compact(s);
+    size = MIN(size, s->pool_size - s->pool_end);
+    memcpy(s->pool + s->pool_end, data, size);
+    pool_added(s, size);
+    wake_waiting();
+    object_unref(OBJECT(s));
 }
 
 /*
@@ -107,23 +122,70 @@ static bool pool_needs_request(SpaprRng *s)
 /* Fill the pool without waiting, or see to it that it gets filled. */
 static void pool_fill(SpaprRng *s)
 {
-    uint32_t size;
+    uint32_t room, size;
 
     if (s->requested) {
         return;
     }
 
     pool_compact(s);
-    size = MIN(s->read_size, s->pool_size - s->pool_end);
-    size = rng_backend_try_read(s->rng, s->pool + s->pool_end, size);
+    room = MIN(s->read_size, s->pool_size - s->pool_end);
+    size = rng_backend_try_read(s->rng, s->pool + s->pool_end, room);
+    trace_spapr_rng_read(size, room);
     if (size) {
         pool_added(s, size);
     }
     if (pool_needs_request(s)) {
         s->requested = true;
-        rng_backend_request_entropy(s->rng, s->read_size - s->pool_end,
-                                    spapr_rng_receive, s);
+        object_ref(OBJECT(s)); /* till spapr_rng_receive() */
+        size = s->read_size - s->pool_end;
+        trace_spapr_rng_request(size);
+        rng_backend_request_entropy(s->rng, size, spapr_rng_receive, s);
     }
+}
+
+static bool quota_is_set(SpaprRng *s)
+{
+    return s->max_bytes != SPAPR_RNG_NO_QUOTA;
+}
+
+/* How long a guest that is at its quota has to wait from word to word. */
+static int64_t quota_word_ns(SpaprRng *s)
+{
+    return DIV_ROUND_UP((int64_t)s->period * SCALE_MS * WORD_SIZE,
+                        s->max_bytes);
+}
+
+/*
+ * Whether the guest may have a word now. Each is due quota_word_ns() after the
+ * one before, whenever that was taken: so the rate holds although vCPUs wake
+ * up late, and words that a guest does not take for QUOTA_BURST_NS are gone.
+ */
+static bool quota_allows(SpaprRng *s)
+{
+    int64_t now = qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL);
+
+    /* "loadvm" can bring back a time that is long before. */
+    s->word_due = MIN(s->word_due, now + quota_word_ns(s));
+    s->word_due = MAX(s->word_due, now - QUOTA_BURST_NS);
+    if (s->word_due <= now) {
+        return true;
+    }
+    timer_mod_anticipate_ns(s->quota_timer,
+                            MAX(s->word_due, now + QUOTA_WAKE_NS));
+    return false;
+}
+
+static void quota_spend(SpaprRng *s)
+{
+    s->word_due += quota_word_ns(s);
+    s->fed_at = cpu_get_clock();
+    s->dry = false;
+}
+
+static void spapr_rng_quota_timer(void *opaque)
+{
+    wake_waiting();
 }
 
 /* Whether @cs, which is not running now, has nothing to do but call again. */
@@ -184,32 +246,67 @@ static void h_random_sleep(CPUState *cs, int ms)
     set_waiting_halted(false);
 }
 
+/* How long a call that began to wait at @start may go on, in milliseconds. */
+static int64_t wait_left_ms(SpaprRng *s, int64_t start)
+{
+    if (!s->timeout || replay_mode != REPLAY_MODE_NONE) {
+        return WAIT_SLICE_MS;
+    }
+    return s->timeout - (cpu_get_clock() - start) / SCALE_MS;
+}
+
+static void wait_begin(SpaprRng *s, PowerPCCPU *cpu, bool over_quota)
+{
+    s->waits++;
+    s->throttled += over_quota;
+    spapr_cpu_state(cpu)->random_wait_start = cpu_get_clock();
+    trace_spapr_rng_wait_begin(CPU(cpu)->cpu_index,
+                               over_quota ? "quota" : "backend");
+}
+
+static void wait_end(SpaprRng *s, PowerPCCPU *cpu)
+{
+    SpaprCpuState *spapr_cpu = spapr_cpu_state(cpu);
+    int64_t waited = cpu_get_clock() - spapr_cpu->random_wait_start;
+
+    s->wait_ns += waited;
+    spapr_cpu->random_wait_start = 0;
+    trace_spapr_rng_wait_end(CPU(cpu)->cpu_index, waited);
+}
+
+static target_ulong h_random_fail(SpaprRng *s, PowerPCCPU *cpu)
+{
+    s->timeouts++;
+    trace_spapr_rng_timeout(CPU(cpu)->cpu_index);
+    return H_HARDWARE;
+}
+
 /*
- * No bytes yet. Sleep a little, then have the vCPU make the call again: on
+ * Not now. Sleep a little, then have the vCPU make the call again: on
  * its way it passes through its execution loop, where it takes interrupts and
  * obeys whoever wants it stopped. A guest that is saved meanwhile is one that
  * is about to execute "sc", so nothing about a wait has to be migrated.
  */
 static target_ulong h_random_wait(SpaprRng *s, PowerPCCPU *cpu,
-                                  target_ulong opcode)
+                                  target_ulong opcode, bool over_quota)
 {
     CPUState *cs = CPU(cpu);
     SpaprCpuState *spapr_cpu = spapr_cpu_state(cpu);
-    int64_t *start = &spapr_cpu->random_wait_start;
-    int64_t now = cpu_get_clock();
-    int64_t left_ms = WAIT_SLICE_MS;
+    int64_t left_ms;
 
-    if (!*start) {
-        *start = now;
+    if (!spapr_cpu->random_wait_start) {
+        if (s->dry) {
+            return h_random_fail(s, cpu);
+        }
+        wait_begin(s, cpu, over_quota);
     }
-    if (s->timeout && replay_mode == REPLAY_MODE_NONE) {
-        left_ms = s->timeout - (now - *start) / SCALE_MS;
-    }
+
+    left_ms = wait_left_ms(s, spapr_cpu->random_wait_start);
     if (left_ms <= 0 || s->dry) {
         /* Others may just have been quicker to take what there was. */
-        s->dry |= s->fed_at < *start;
-        *start = 0;
-        return H_HARDWARE;
+        s->dry |= s->fed_at < spapr_cpu->random_wait_start;
+        wait_end(s, cpu);
+        return h_random_fail(s, cpu);
     }
 
     cpu_synchronize_state(cs);
@@ -227,14 +324,23 @@ static target_ulong h_random(PowerPCCPU *cpu, SpaprMachineState *spapr,
 {
     SpaprRng *s = spapr->rng;
 
+    if (unlikely(quota_is_set(s)) && !quota_allows(s)) {
+        return h_random_wait(s, cpu, opcode, true);
+    }
     if (unlikely(pool_level(s) < WORD_SIZE)) {
         pool_fill(s);
         if (pool_level(s) < WORD_SIZE) {
-            return h_random_wait(s, cpu, opcode);
+            return h_random_wait(s, cpu, opcode, false);
         }
     }
 
-    spapr_cpu_state(cpu)->random_wait_start = 0;
+    if (unlikely(quota_is_set(s))) {
+        quota_spend(s);
+    }
+    if (unlikely(spapr_cpu_state(cpu)->random_wait_start)) {
+        wait_end(s, cpu);
+    }
+    trace_spapr_rng_call(CPU(cpu)->cpu_index);
     args[0] = pool_take(s);
     return H_SUCCESS;
 }
@@ -244,6 +350,7 @@ static void spapr_rng_reset_hold(Object *obj, ResetType type)
     SpaprRng *s = SPAPR_RNG(obj);
     CPUState *cs;
 
+    s->fed_bytes -= pool_level(s);
     memset(s->pool, 0, sizeof(s->pool));
     s->pool_pos = 0;
     s->pool_end = 0;
@@ -254,6 +361,38 @@ static void spapr_rng_reset_hold(Object *obj, ResetType type)
     CPU_FOREACH(cs) {
         spapr_cpu_state(POWERPC_CPU(cs))->random_wait_start = 0;
     }
+}
+
+static bool spapr_rng_check_quota(SpaprRng *s, Error **errp)
+{
+    ERRP_GUARD();
+
+    if (!s->max_bytes || s->max_bytes > INT64_MAX) {
+        error_setg(errp, "max-bytes=%" PRIu64 " is out of range",
+                   s->max_bytes);
+        error_append_hint(errp, "Use 1 to 2^63 - 1 bytes per period, or leave "
+                          "max-bytes out for no limit.\n");
+        return false;
+    }
+    if (!s->period) {
+        error_setg(errp, "period=0 is out of range");
+        error_append_hint(errp, "Use 1 to 2^32 - 1 milliseconds, or leave "
+                          "period out for 65536.\n");
+        return false;
+    }
+    if (quota_is_set(s) && s->use_kvm) {
+        error_setg(errp, "max-bytes and use-kvm=true exclude each other: KVM "
+                   "cannot limit the guest");
+        error_append_hint(errp, "Leave one of them out; to limit the guest, "
+                          "give a backend with rng=ID.\n");
+        return false;
+    }
+    if (quota_is_set(s) && replay_mode != REPLAY_MODE_NONE) {
+        error_setg(errp, "max-bytes does not work with record and replay");
+        error_append_hint(errp, "Leave max-bytes out of both runs.\n");
+        return false;
+    }
+    return true;
 }
 
 static bool spapr_rng_check(SpaprRng *s, Error **errp)
@@ -296,7 +435,7 @@ static bool spapr_rng_check(SpaprRng *s, Error **errp)
                           SPAPR_RNG_POOL_MAX);
         return false;
     }
-    return true;
+    return spapr_rng_check_quota(s, errp);
 }
 
 /* Have KVM answer the guest. False where the backend has to, or on error. */
@@ -308,6 +447,7 @@ static bool spapr_rng_enable_kvm(SpaprRng *s, Error **errp)
                       "the kernel has no random number generator for guests" :
                       "the kernel does not let QEMU enable its H_RANDOM";
 
+    trace_spapr_rng_in_kernel(ret ? why : "enabled", ret);
     if (!ret) {
         return true;
     }
@@ -335,6 +475,8 @@ static void spapr_rng_realize(DeviceState *dev, Error **errp)
         return;
     }
     if (!s->in_kernel) {
+        s->quota_timer = timer_new_ns(QEMU_CLOCK_VIRTUAL,
+                                      spapr_rng_quota_timer, s);
         spapr_register_hypercall(H_RANDOM, h_random);
     }
     SPAPR_MACHINE(qdev_get_machine())->rng = s;
@@ -352,10 +494,7 @@ static void spapr_rng_unrealize(DeviceState *dev)
         s->in_kernel = false;
     } else {
         spapr_unregister_hypercall(H_RANDOM);
-    }
-    if (s->rng) {
-        rng_backend_cancel_requests(s->rng, spapr_rng_receive, s);
-        s->requested = false;
+        g_clear_pointer(&s->quota_timer, timer_free);
     }
 }
 
@@ -379,10 +518,91 @@ static bool spapr_rng_get_in_kernel(Object *obj, Error **errp)
     return SPAPR_RNG(obj)->in_kernel;
 }
 
+static uint64_t stat_bytes(SpaprRng *s)
+{
+    return s->fed_bytes - pool_level(s);
+}
+
+static uint64_t stat_calls(SpaprRng *s)
+{
+    return stat_bytes(s) / WORD_SIZE + s->timeouts;
+}
+
+/* With the time of those that still wait */
+static uint64_t stat_wait_time(SpaprRng *s)
+{
+    uint64_t ns = s->wait_ns;
+    CPUState *cs;
+
+    CPU_FOREACH(cs) {
+        int64_t start = spapr_cpu_state(POWERPC_CPU(cs))->random_wait_start;
+
+        ns += start ? cpu_get_clock() - start : 0;
+    }
+    return ns;
+}
+
+static uint64_t stat_waits(SpaprRng *s)
+{
+    return s->waits;
+}
+
+static uint64_t stat_timeouts(SpaprRng *s)
+{
+    return s->timeouts;
+}
+
+static uint64_t stat_throttled(SpaprRng *s)
+{
+    return s->throttled;
+}
+
+typedef struct SpaprRngStat {
+    const char *name;
+    const char *description;
+    uint64_t (*get)(SpaprRng *s);
+} SpaprRngStat;
+
+static const SpaprRngStat spapr_rng_stats[] = {
+    { "calls", "calls that were answered (read-only)", stat_calls },
+    { "bytes", "random bytes that the guest got (read-only)", stat_bytes },
+    { "waits", "calls that had to wait (read-only)", stat_waits },
+    { "wait-time", "nanoseconds that calls waited (read-only)",
+      stat_wait_time },
+    { "timeouts", "calls that failed for lack of bytes (read-only)",
+      stat_timeouts },
+    { "throttled", "calls that had to wait because of max-bytes (read-only)",
+      stat_throttled },
+};
+
+static void spapr_rng_get_stat(Object *obj, Visitor *v, const char *name,
+                               void *opaque, Error **errp)
+{
+    const SpaprRngStat *stat = opaque;
+    uint64_t value = stat->get(SPAPR_RNG(obj));
+
+    visit_type_uint64(v, name, &value, errp);
+}
+
+static void spapr_rng_class_add_stats(ObjectClass *oc)
+{
+    for (int i = 0; i < ARRAY_SIZE(spapr_rng_stats); i++) {
+        const SpaprRngStat *stat = &spapr_rng_stats[i];
+
+        object_class_property_add(oc, stat->name, "uint64",
+                                  spapr_rng_get_stat, NULL, NULL,
+                                  (void *)stat);
+        object_class_property_set_description(oc, stat->name,
+                                              stat->description);
+    }
+}
+
 static const Property spapr_rng_properties[] = {
     DEFINE_PROP_BOOL("use-kvm", SpaprRng, use_kvm, false),
     DEFINE_PROP_UINT32("timeout", SpaprRng, timeout, 1000),
     DEFINE_PROP_UINT32("pool-size", SpaprRng, pool_size, SPAPR_RNG_POOL_MAX),
+    DEFINE_PROP_UINT64("max-bytes", SpaprRng, max_bytes, SPAPR_RNG_NO_QUOTA),
+    DEFINE_PROP_UINT32("period", SpaprRng, period, 1 << 16),
 };
 
 static void spapr_rng_class_init(ObjectClass *oc, void *data)
@@ -416,8 +636,13 @@ static void spapr_rng_class_init(ObjectClass *oc, void *data)
         "milliseconds a call waits for the backend (0: for ever)");
     object_class_property_set_description(oc, "pool-size",
         "most bytes read ahead of the guest (8 to 4096; 8: none)");
+    object_class_property_set_description(oc, "max-bytes",
+        "most bytes the guest gets in each period");
+    object_class_property_set_description(oc, "period",
+        "milliseconds that max-bytes are for");
     object_class_property_set_description(oc, "in-kernel",
         "whether it is KVM that serves the guest (read-only)");
+    spapr_rng_class_add_stats(oc);
 }
 
 static const TypeInfo spapr_rng_info = {

@@ -15,6 +15,7 @@
 OBJECT_DECLARE_SIMPLE_TYPE(SpaprRng, SPAPR_RNG)
 
 #define SPAPR_RNG_POOL_MAX 4096 /* bytes */
+#define SPAPR_RNG_NO_QUOTA INT64_MAX
 
 /**
  * struct SpaprRng - the device behind H_RANDOM (LoPAPR 14.15.1)
@@ -23,13 +24,24 @@ OBJECT_DECLARE_SIMPLE_TYPE(SpaprRng, SPAPR_RNG)
  * @in_kernel: KVM's own H_RANDOM it is
  * @timeout: how long a call may wait for bytes, in milliseconds; 0: for ever
  * @pool_size: the most bytes read ahead, 8 to SPAPR_RNG_POOL_MAX
+ * @max_bytes: the most bytes the guest gets in each @period, spread evenly;
+ *             SPAPR_RNG_NO_QUOTA: as many as it asks for
+ * @period: the time that @max_bytes are for, in milliseconds
  * @pool: bytes on their way to the guest; those not in the range are zero
  * @pool_pos: offset in @pool of the first byte not handed out yet
  * @pool_end: offset in @pool behind the last byte the backend gave
  * @read_size: how many bytes to ask for next; grows with the guest's demand
  * @requested: the backend owes bytes, spapr_rng_receive() will be called
- * @fed_at: when the backend last gave bytes, in ns of cpu_get_clock()
- * @dry: the backend gave a call nothing until it timed out, nor since
+ * @fed_at: when the backend last gave bytes, or the quota let a word go, in ns
+ *          of cpu_get_clock()
+ * @dry: a call got nothing until it timed out, nor did another one since
+ * @word_due: when the quota lets the next word go, in ns of QEMU_CLOCK_VIRTUAL
+ * @quota_timer: wakes the calls that wait for that
+ * @fed_bytes: bytes that the backend gave, less those lost in resets
+ * @waits: calls that had to wait
+ * @throttled: those of them that began to wait because of the quota
+ * @wait_ns: how long calls waited that have been answered, in ns
+ * @timeouts: calls that ended in H_HARDWARE
  *
  * All fields are protected by the BQL.
  */
@@ -41,6 +53,8 @@ struct SpaprRng {
     bool in_kernel;
     uint32_t timeout;
     uint32_t pool_size;
+    uint64_t max_bytes;
+    uint32_t period;
 
     uint8_t pool[SPAPR_RNG_POOL_MAX];
     uint32_t pool_pos;
@@ -49,6 +63,15 @@ struct SpaprRng {
     bool requested;
     int64_t fed_at;
     bool dry;
+
+    int64_t word_due;
+    QEMUTimer *quota_timer;
+
+    uint64_t fed_bytes;
+    uint64_t waits;
+    uint64_t throttled;
+    uint64_t wait_ns;
+    uint64_t timeouts;
 };
 
 #endif /* HW_PPC_SPAPR_RNG_H */
