@@ -71,6 +71,24 @@ def within(seconds):
         signal.signal(signal.SIGALRM, before)
 
 
+def hmp(vm, command):
+    """A command of the human monitor that has nothing to say."""
+    assert vm.cmd('human-monitor-command', command_line=command) == ''
+
+
+def add_disk(vm, directory):
+    """A disk that can hold snapshots."""
+    file = directory / 'disk'
+    file.touch()
+    vm.cmd('blockdev-add', driver='file', filename=str(file),
+           node_name='file')
+    vm.cmd('blockdev-create', job_id='job', options={
+        'driver': 'qcow2', 'file': 'file', 'size': 1 << 20})
+    vm.event_wait('JOB_STATUS_CHANGE', match={'data': {'status': 'concluded'}})
+    vm.cmd('job-dismiss', id='job')
+    vm.cmd('blockdev-add', driver='qcow2', file='file', node_name='disk')
+
+
 class Guest:
     """A machine with the device, its source `backend`, and the program."""
 

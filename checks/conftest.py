@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What all checks share: where things are, and a machine to start."""
 
+import fcntl
 import functools
 import os
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -52,8 +54,8 @@ def pseries(tmp_path):
     """A function that makes a pseries machine under TCG; not yet launched."""
     machines = []
 
-    def make(*args, accel='tcg', **kwargs):
-        vm = QEMUMachine(str(OUT / 'qemu-system-ppc64'),
+    def make(*args, accel='tcg', build=OUT, **kwargs):
+        vm = QEMUMachine(str(build / 'qemu-system-ppc64'),
                          base_temp_dir=tmp_path, log_dir=tmp_path, **kwargs)
         # The capabilities are those that TCG lacks, each a warning otherwise.
         vm.add_args('-L', '/usr/share/qemu', '-nodefaults', '-accel', accel,
@@ -93,6 +95,13 @@ def fifo(tmp_path):
         @staticmethod
         def write(data):
             os.write(fd, data)
+
+        @staticmethod
+        def unread():
+            """How many bytes nobody has read yet."""
+            size = bytearray(4)
+            fcntl.ioctl(fd, termios.FIONREAD, size)
+            return int.from_bytes(size, sys.byteorder)
 
     yield Fifo
     os.close(fd)

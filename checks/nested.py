@@ -214,6 +214,7 @@ class L2(bare_metal.Guest):
               '-machine memory-backend=ram -object memory-backend-file,id=ram,'
               f'share=on,size={megabytes},mem-path=ram -m {megabytes} '
               f'-smp {cpus} -bios image -d trace:kvm_handle_papr_hcall '
+              '-trace spapr_rng_in_kernel '
               f"-device spapr-rng,id=rng,{device} {' '.join(args)}")
         # A FIFO keeps nothing before QEMU has opened it.
         l1.sh(f'read -r -t 15 line <>qmp{self.number}.out || '
@@ -234,10 +235,18 @@ class L2(bare_metal.Guest):
             f'peek {(cpu + 1) << 20} {2 * count}')] if count else []
         return list(zip(words[::2], words[1::2]))
 
+    def property(self, name):
+        """A property of the device."""
+        return self.vm.cmd('qom-get', path='/machine/peripheral/rng',
+                           property=name)
+
     def in_kernel(self):
         """What the device says about who serves the guest."""
-        return self.vm.cmd('qom-get', path='/machine/peripheral/rng',
-                           property='in-kernel')
+        return self.property('in-kernel')
+
+    def traced(self, event):
+        """The texts of all such trace events."""
+        return self.l1.run(f"sed -n 's/^{event} //p' trace{self.number}")[0]
 
     def vm_fd(self):
         """QEMU's file descriptor for the VM."""

@@ -17,6 +17,9 @@ cd /proc/device-tree{PARENT} 2>/dev/null &&
 for file in $(find . -type f | sort); do
     echo "property $file $(hexdump -v -e '/1 "%02x"' $file)"
 done
+echo "hypertas $(tr '\\000' ' ' </proc/device-tree/rtas/ibm,hypertas-functions)"
+echo "vector $(hexdump -v -e '/1 "%02x"' \\
+    /proc/device-tree/chosen/ibm,architecture-vec-5)"
 echo "current $(cat /sys/class/misc/hw_random/rng_current)"
 dd if=/dev/hwrng bs=64 count=16 2>/dev/null | hexdump -v -e '/1 "%02x"'
 echo
@@ -26,10 +29,10 @@ echo
 @pytest.fixture(params=['bookworm', 'trixie'])
 def boot(request, top, tmp_path, pseries):
     """Boot that suite's Linux to its end; returns its lines, and its tree."""
-    def start(*args):
+    def start(*args, **kwargs):
         console = tmp_path / 'console'
         dtb = tmp_path / 'dtb'
-        vm = pseries(*linux_args(top, request.param, tmp_path, JOB),
+        vm = pseries(*linux_args(top, request.param, tmp_path, JOB, **kwargs),
                      '-chardev', f'file,id=console,path={console}',
                      '-serial', 'chardev:console', *args)
         vm.launch()
@@ -47,11 +50,23 @@ def starting_with(lines, start):
     return [line[len(start):] for line in lines if line.startswith(start)]
 
 
-def test_with_device(boot, tmp_path):
+def advertised(lines):
+    """Whether H_RANDOM is in hypertas-functions, and in option vector 5."""
+    functions, = starting_with(lines, 'hypertas ')
+    vector, = starting_with(lines, 'vector ')
+    assert 'hcall-watchdog' in functions.split()
+    # Byte 0 is the length; byte 17, bit 0, that is 0x80, the generator.
+    return ('hcall-random' in functions.split(),
+            bool((bytes.fromhex(vector) + bytes(18))[17] & 0x80))
+
+
+@pytest.mark.parametrize('vof', [True, False], ids=['vof', 'slof'])
+def test_with_device(boot, tmp_path, vof):
     source = tmp_path / 'source'
     source.write_bytes(source_bytes(0, 4096))
     lines, dtb = boot('-object', f'rng-random,filename={source},id=rng0',
-                      '-device', 'spapr-rng,rng=rng0')
+                      '-device', 'spapr-rng,rng=rng0', vof=vof)
+    assert advertised(lines) == (True, True)
 
     # The guest's view of the nodes is QEMU's, and it is what PAPR asks for.
     seen = {}
@@ -62,8 +77,8 @@ def test_with_device(boot, tmp_path):
         path, _, prop = f'{PARENT}/{name}'.rpartition('/')
         raw = subprocess.run(['fdtget', '-t', 'bx', dtb, path, prop],
                              capture_output=True, text=True, check=False)
-        # The guest gets a phandle for each node, and Linux adds names.
-        if prop not in ('phandle', 'name'):
+        # Each node gets a phandle; SLOF and Linux add properties of theirs.
+        if prop not in ('phandle', 'name', 'slof,from-fdt'):
             assert raw.returncode == 0, raw.stderr
             assert bytes(int(b, 16) for b in raw.stdout.split()) == value
     assert seen['device_type'] == b'ibm,platform-facilities\0'
@@ -82,8 +97,10 @@ def test_with_device(boot, tmp_path):
     assert words == tuple(map(word, range(first, first + 128)))
 
 
-def test_without_device(boot):
-    lines, dtb = boot()
+@pytest.mark.parametrize('vof', [True, False], ids=['vof', 'slof'])
+def test_without_device(boot, vof):
+    lines, dtb = boot(vof=vof)
+    assert advertised(lines) == (False, False)
     assert starting_with(lines, 'property ') == []
     assert starting_with(lines, 'current ') == ['none']
     nodes = subprocess.run(['fdtget', '-l', dtb, '/'], capture_output=True,

@@ -110,7 +110,8 @@ def check_kernel_serves(l1, device, *args):
     l2.finish()
     # L1's Linux has some of the words.
     assert len(check_in_order([l2.values(0), l2.values(1)], WORDS)) == 32
-    assert l2.exits() == 0
+    assert l2.exits() == l2.property('calls') == 0
+    assert l2.traced('spapr_rng_in_kernel') == ['enabled (0)']
     assert l2.log() == ''
     l2.quit()
 
@@ -133,7 +134,10 @@ def check_backend_serves(l1, device, said='', wrapper=''):
     l2.finish()
     indices = check_in_order([l2.values(0), l2.values(1)], KNOWN)
     assert sorted(indices) == list(range(2 * calls))
-    assert l2.exits() == 2 * calls
+    assert l2.exits() == l2.property('calls') == 2 * calls
+    for text in l2.traced('spapr_rng_in_kernel'):
+        assert text.rpartition(' (')[0] in said
+    assert bool(l2.traced('spapr_rng_in_kernel')) == bool(said)
     assert l2.log() == said
     l2.quit()
 
@@ -247,8 +251,8 @@ def test_no_generator(l1_without):
         '-bios image -device spapr-rng,use-kvm=true')
     assert status == 1
     assert lines == [
-        'qemu: -device spapr-rng,use-kvm=true: use-kvm=true: the kernel has '
-        'no random number generator for guests',
+        'qemu: -device spapr-rng,use-kvm=true: the kernel has no random '
+        'number generator for guests',
         'Give a backend for such hosts with rng=ID.']
 
 
@@ -280,7 +284,7 @@ def test_enabling_fails(l1):
         '-device spapr-rng,use-kvm=true', wrapper=deny)
     assert status == 1
     assert lines == [
-        f'qemu: -device spapr-rng,use-kvm=true: use-kvm=true: {why}',
+        f'qemu: -device spapr-rng,use-kvm=true: {why}',
         'Give a backend for such hosts with rng=ID.']
 
 

@@ -3,13 +3,11 @@
 
 import array
 import errno
-import fcntl
 import mmap
 import os
 import pty
 import shutil
 import subprocess
-import termios
 import time
 import tty
 
@@ -225,30 +223,21 @@ def test_readable_without_data(spied, tmp_path):
     assert vm.values() == [word(0)] and reports(vm) == []
 
 
-def test_idle(guest, tmp_path):
+def test_idle(guest, fifo):
     """Guests that don't ask leave the source alone."""
-    source = tmp_path / 'fifo'
-    os.mkfifo(source)
-
-    def unread():
-        size = array.array('i', [-1])
-        fcntl.ioctl(writer, termios.FIONREAD, size)
-        return size[0]
-
-    with open(source, 'wb+', buffering=0) as writer:
-        writer.write(source_bytes(0, 100))
-        vm = guest(random_backend(source), device=WAIT)
-        vm.call(1000, H_NOBODYS, record=False)
-        vm.finish()
-        time.sleep(0.3)
-        assert unread() == 800
-        vm.call()
-        vm.finish()
-        assert vm.values() == [word(0)] and unread() < 800
-        # What it has read is enough for now.
-        before = unread()
-        time.sleep(0.3)
-        assert unread() == before
+    fifo.write(source_bytes(0, 100))
+    vm = guest(fifo.backend, device=WAIT)
+    vm.call(1000, H_NOBODYS, record=False)
+    vm.finish()
+    time.sleep(0.3)
+    assert fifo.unread() == 800
+    vm.call()
+    vm.finish()
+    assert vm.values() == [word(0)] and fifo.unread() < 800
+    # What it has read is enough for now.
+    before = fifo.unread()
+    time.sleep(0.3)
+    assert fifo.unread() == before
 
 
 def test_restored_twice(guest, tmp_path):

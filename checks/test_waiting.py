@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from bare_metal import (H_HARDWARE, H_NOBODYS, H_SUCCESS, TICKS,
-                        source_bytes, until, within, word)
+from bare_metal import (H_HARDWARE, H_NOBODYS, H_SUCCESS, TICKS, add_disk,
+                        hmp, source_bytes, until, within, word)
 
 # How QEMU runs its vCPUs decides who waits for whom.
 WAYS = {
@@ -97,23 +97,6 @@ def test_reset(waiting, fifo, way):
         vm.vm.cmd('system_reset')
         vm.vm.event_wait('RESET')
     give(vm, fifo)
-
-
-def hmp(vm, command):
-    assert vm.cmd('human-monitor-command', command_line=command) == ''
-
-
-def add_disk(vm, directory):
-    """A disk that can hold snapshots."""
-    file = directory / 'disk'
-    file.touch()
-    vm.cmd('blockdev-add', driver='file', filename=str(file),
-           node_name='file')
-    vm.cmd('blockdev-create', job_id='job', options={
-        'driver': 'qcow2', 'file': 'file', 'size': 1 << 20})
-    vm.event_wait('JOB_STATUS_CHANGE', match={'data': {'status': 'concluded'}})
-    vm.cmd('job-dismiss', id='job')
-    vm.cmd('blockdev-add', driver='qcow2', file='file', node_name='disk')
 
 
 @every_way

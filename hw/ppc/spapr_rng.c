@@ -41,7 +41,7 @@
  */
 #define WAIT_SLICE_MS (kvm_enabled() ? 5 : 20)
 
-/* How much of its quota a guest can save up, and how often it is woken for it */
+/* How much of its quota a guest can save up; how often it is woken for it */
 #define QUOTA_BURST_NS (50 * SCALE_MS)
 #define QUOTA_WAKE_NS SCALE_MS
 
@@ -413,6 +413,9 @@ static bool spapr_rng_check(SpaprRng *s, Error **errp)
                           " options but one.\n");
         return false;
     }
+    if (!spapr_rng_check_quota(s, errp)) {
+        return false;
+    }
     if (s->use_kvm && !kvm_enabled()) {
         error_setg(errp, "use-kvm=true needs the KVM accelerator");
         error_append_hint(errp, "Use -accel kvm, or set use-kvm=false and "
@@ -435,7 +438,7 @@ static bool spapr_rng_check(SpaprRng *s, Error **errp)
                           SPAPR_RNG_POOL_MAX);
         return false;
     }
-    return spapr_rng_check_quota(s, errp);
+    return true;
 }
 
 /* Have KVM answer the guest. False where the backend has to, or on error. */
@@ -456,7 +459,7 @@ static bool spapr_rng_enable_kvm(SpaprRng *s, Error **errp)
                     why, object_get_canonical_path_component(OBJECT(s->rng)));
         return false;
     }
-    error_setg(errp, "use-kvm=true: %s", why);
+    error_setg(errp, "%s", why);
     error_append_hint(errp, "Give a backend for such hosts with rng=ID.\n");
     return false;
 }

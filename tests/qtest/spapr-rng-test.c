@@ -41,6 +41,7 @@
 #define RESULTS(cpu) (((cpu) + 1) * 0x100000) /* r3 and r4 of each call */
 
 #define LIMIT_US (20 * G_USEC_PER_SEC) /* for what ends; it passes far sooner */
+#define NS_PER_MS 1000000
 #define PROMPT_US G_USEC_PER_SEC       /* for what must not wait for entropy */
 
 static const uint32_t guest_code[] = {
@@ -562,6 +563,114 @@ static void test_timeout(void)
     source_free(&src);
 }
 
+static uint64_t statistic(QTestState *qts, const char *name)
+{
+    QDict *resp = qtest_qmp(qts, "{ 'execute': 'qom-get', 'arguments': { "
+                            "'path': '/machine/peripheral/d', "
+                            "'property': %s } }", name);
+    uint64_t value = qdict_get_int(resp, "return");
+
+    qobject_unref(resp);
+    return value;
+}
+
+/* Over its quota, a guest waits for the word to be due. */
+static void test_quota(const void *options)
+{
+    const unsigned calls = 500;
+    int64_t start, us;
+    g_autofree Result *r = NULL;
+    Source src = source_file(calls);
+    QTestState *qts = qtest_initf("%s " MACHINE
+                                  "-object rng-random,filename=%s,id=r "
+                                  "-device spapr-rng,rng=r,id=d,"
+                                  "max-bytes=8000,period=1000",
+                                  (const char *)options, src.name);
+
+    guest_load(qts, 1, calls);
+    qtest_writel(qts, PARAM_EE, true);
+    start = g_get_monotonic_time();
+    prompt_qmp(qts, "cont");
+    guest_wait(qts, 1);
+    us = g_get_monotonic_time() - start;
+    /* A word each millisecond, less the first 51 */
+    g_assert_cmpint(us, >=, (calls - 51) * 1000);
+    g_assert_cmpint(us, <, 4 * calls * 1000);
+    r = guest_results(qts, 0, calls);
+    for (unsigned i = 0; i < calls; i++) {
+        g_assert_cmphex(r[i].status, ==, H_SUCCESS);
+        g_assert_cmphex(r[i].value, ==, word(i));
+    }
+    g_assert_cmpint(qtest_readl(qts, TICKS), >, 20);
+    g_assert_cmpuint(statistic(qts, "throttled"), >, 20);
+    prompt_quit(qts);
+    source_free(&src);
+}
+
+/* The time-out is in force then, too, and the source is left alone. */
+static void test_quota_timeout(void)
+{
+    g_autofree Result *r = NULL;
+    Source src = source_file(1000);
+    QTestState *qts = qtest_initf(MACHINE
+                                  "-object rng-random,filename=%s,id=r "
+                                  "-device spapr-rng,rng=r,id=d,timeout=200,"
+                                  "max-bytes=8", src.name);
+
+    guest_start(qts, 1, 3);
+    guest_wait(qts, 1);
+    r = guest_results(qts, 0, 3);
+    g_assert_cmphex(r[0].status, ==, H_SUCCESS);
+    g_assert_cmphex(r[0].value, ==, word(0));
+    g_assert_cmphex(r[1].status, ==, H_HARDWARE);
+    g_assert_cmphex(r[2].status, ==, H_HARDWARE);
+    g_assert_cmpuint(statistic(qts, "calls"), ==, 3);
+    g_assert_cmpuint(statistic(qts, "bytes"), ==, 8);
+    g_assert_cmpuint(statistic(qts, "waits"), ==, 1);
+    g_assert_cmpuint(statistic(qts, "throttled"), ==, 1);
+    g_assert_cmpuint(statistic(qts, "timeouts"), ==, 2);
+    g_assert_cmpuint(statistic(qts, "wait-time"), >=, 200 * NS_PER_MS);
+    prompt_quit(qts);
+    source_free(&src);
+}
+
+/* They count what the guest got, on whatever way and over resets. */
+static void test_statistics(void)
+{
+    Source src = source_fifo();
+    uint64_t be = cpu_to_be64(word(1)), time;
+    QTestState *qts = qtest_initf(MACHINE
+                                  "-object rng-random,filename=%s,id=r "
+                                  "-device spapr-rng,rng=r,id=d,timeout=0,"
+                                  "pool-size=16", src.name);
+
+    /* Of the 1 + 5 * 2 words that 10 calls read, the reset drops one. */
+    for (int i = 0; i < 11; i++) {
+        g_assert_cmpint(write(src.fd, &be, sizeof(be)), ==, sizeof(be));
+    }
+    guest_start(qts, 1, 10);
+    guest_wait(qts, 1);
+    g_assert_cmpuint(statistic(qts, "calls"), ==, 10);
+    g_assert_cmpuint(statistic(qts, "bytes"), ==, 80);
+    g_assert_cmpuint(statistic(qts, "waits"), ==, 0);
+    g_assert_cmpuint(statistic(qts, "wait-time"), ==, 0);
+
+    guest_reset(qts);
+    g_assert_cmpuint(statistic(qts, "calls"), ==, 10);
+    g_assert_cmpuint(statistic(qts, "bytes"), ==, 80);
+    guest_start(qts, 1, 1);
+    g_usleep(100000);
+    time = statistic(qts, "wait-time");
+    g_assert_cmpuint(time, >, 0);
+    g_usleep(10000);
+    g_assert_cmpuint(statistic(qts, "wait-time"), >=, time + 10 * NS_PER_MS);
+    g_assert_cmpuint(statistic(qts, "waits"), ==, 1);
+    g_assert_cmpuint(statistic(qts, "timeouts"), ==, 0);
+    g_assert_cmpuint(statistic(qts, "throttled"), ==, 0);
+    prompt_quit(qts);
+    source_free(&src);
+}
+
 /* A source that can't be read at all is like a dry one. */
 static void test_read_error(void)
 {
@@ -600,10 +709,11 @@ static void test_end_of_file(void)
     source_free(&src);
 }
 
+/* Without TCG: QEMU then acts as if the guest had negotiated all there is. */
 static void *guest_device_tree(const char *device)
 {
-    QTestState *qts = qtest_initf(MACHINE "-object rng-builtin,id=r %s",
-                                  device);
+    QTestState *qts = qtest_initf("-nodefaults -S -machine pseries "
+                                  "-object rng-builtin,id=r %s", device);
     Source file = source_file(0);
     char *fdt;
 
@@ -614,6 +724,24 @@ static void *guest_device_tree(const char *device)
     qtest_quit(qts);
     source_free(&file);
     return fdt;
+}
+
+/* Whether ibm,hypertas-functions, a list of strings, has this one. */
+static bool has_hypertas(const void *fdt, const char *name)
+{
+    return fdt_stringlist_search(fdt, fdt_path_offset(fdt, "/rtas"),
+                                 "ibm,hypertas-functions", name) >= 0;
+}
+
+/* Byte 17, counted from 1, bit 0 of option vector 5; byte 0 is its length. */
+static bool has_option_vector_bit(const void *fdt)
+{
+    int len;
+    const uint8_t *vector = fdt_getprop(fdt, fdt_path_offset(fdt, "/chosen"),
+                                        "ibm,architecture-vec-5", &len);
+
+    g_assert_nonnull(vector);
+    return len > 17 && vector[17] & 0x80;
 }
 
 static void test_device_tree(void)
@@ -638,8 +766,14 @@ static void test_device_tree(void)
     g_assert_cmpstr(fdt_getprop(with, node, "status", NULL), ==, "okay");
     g_assert_null(fdt_getprop(with, node, "reg", NULL));
 
+    g_assert_true(has_hypertas(with, "hcall-random"));
+    g_assert_true(has_option_vector_bit(with));
+
     g_assert_cmpint(fdt_path_offset(without, parent_path), ==,
                     -FDT_ERR_NOTFOUND);
+    g_assert_true(has_hypertas(without, "hcall-watchdog"));
+    g_assert_false(has_hypertas(without, "hcall-random"));
+    g_assert_false(has_option_vector_bit(without));
 }
 
 /* Run QEMU to its end; returns its exit status. */
@@ -687,6 +821,20 @@ static const BadCase bad_cases[] = {
     { "pool-too-large", TCG_MACHINE BUILTIN
       "-device spapr-rng,rng=r,pool-size=4097",
       "pool-size=4097 is out of range", "8 to 4096" },
+    { "no-bytes", TCG_MACHINE BUILTIN "-device spapr-rng,rng=r,max-bytes=0",
+      "max-bytes=0 is out of range", "leave max-bytes out" },
+    { "too-many-bytes", TCG_MACHINE BUILTIN
+      "-device spapr-rng,rng=r,max-bytes=9223372036854775808",
+      "max-bytes=9223372036854775808 is out of range", "2^63 - 1" },
+    { "no-period", TCG_MACHINE BUILTIN
+      "-device spapr-rng,rng=r,max-bytes=1,period=0",
+      "period=0 is out of range", "1 to 2^32 - 1" },
+    { "quota-of-kvm", TCG_MACHINE BUILTIN
+      "-device spapr-rng,rng=r,max-bytes=1,use-kvm=true",
+      "max-bytes and use-kvm=true", "one of them" },
+    { "quota-recorded", TCG_MACHINE BUILTIN "-icount shift=7,rr=record,"
+      "rrfile=/dev/null -device spapr-rng,rng=r,max-bytes=1",
+      "record and replay", "both runs" },
 };
 
 /* One line that names the option and the mistake, then what to do. */
@@ -709,7 +857,7 @@ static void test_help(void)
 {
     static const char *const properties[] = {
         "rng=<link<rng-backend>> - ", "use-kvm=<bool> ", "timeout=<uint32> ",
-        "pool-size=<uint32> ",
+        "pool-size=<uint32> ", "max-bytes=<uint64> ", "period=<uint32> ",
     };
     g_autofree char *out = NULL, *err = NULL;
 
@@ -792,6 +940,14 @@ int main(int argc, char *argv[])
     qtest_add_func("spapr-rng/reset", test_reset);
     qtest_add_func("spapr-rng/idle", test_idle);
     qtest_add_func("spapr-rng/timeout", test_timeout);
+    qtest_add_data_func("spapr-rng/quota/multi-thread",
+                        "-accel tcg,thread=multi", test_quota);
+    qtest_add_data_func("spapr-rng/quota/single-thread",
+                        "-accel tcg,thread=single", test_quota);
+    qtest_add_data_func("spapr-rng/quota/icount", "-icount shift=auto",
+                        test_quota);
+    qtest_add_func("spapr-rng/quota/timeout", test_quota_timeout);
+    qtest_add_func("spapr-rng/statistics", test_statistics);
     qtest_add_func("spapr-rng/read-error", test_read_error);
     qtest_add_func("spapr-rng/end-of-file", test_end_of_file);
     qtest_add_func("spapr-rng/device-tree", test_device_tree);

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The manual, and what README and manual show of docs/examples/."""
+
+import re
+import subprocess
+import textwrap
+
+import pytest
+
+from conftest import TOP
+
+PAGE = 'system/ppc/pseries'
+SCRIPT = TOP / 'scripts/build-docs'
+
+# What QEMU's own configuration of Sphinx has, as far as the script uses it
+CONF = '''
+def setup(app):
+    app.add_config_value('kerneldoc_werror', 0, 'env')
+'''
+
+
+def build(out):
+    return subprocess.run([SCRIPT, out], capture_output=True, text=True,
+                          check=False)
+
+
+def block(text, first, last):
+    """The lines from one that holds first to one that holds last."""
+    assert first in text, f'there is no {first}'
+    lines = text.splitlines()
+    start = next(n for n, line in enumerate(lines) if first in line)
+    end = next(n for n in range(start, len(lines)) if last in lines[n])
+    return textwrap.dedent('\n'.join(lines[start:end + 1]))
+
+
+def test_manual(out):
+    """It builds without warnings, and has each of the device's properties."""
+    done = build(out)
+    assert done.returncode == 0, done.stderr
+    page = (out / f'docs/{PAGE}.html').read_text()
+    options = subprocess.run(
+        [out / 'qemu-system-ppc64', '-device', 'spapr-rng,help'],
+        capture_output=True, text=True, check=True).stdout
+    names = re.findall(r'^  ([a-z-]+)=<', options, re.M)
+    assert {'rng', 'use-kvm', 'timeout', 'pool-size', 'in-kernel'} <= {*names}
+    assert [name for name in names
+            if f'<span class="pre">{name}</span>' not in page] == []
+
+
+def test_warning_is_an_error(tmp_path):
+    """Each time, until the page is right; the log is named."""
+    docs = tmp_path / 'qemu/docs'
+    docs.mkdir(parents=True)
+    (tmp_path / 'qemu/VERSION').write_text('1.2.3\n')
+    (docs / 'conf.py').write_text(CONF)
+    (docs / 'index.rst').write_text('Title\n=====\n\n:ref:`nowhere`\n')
+    log = tmp_path / 'docs.log'
+    for _ in range(2):
+        done = build(tmp_path)
+        assert done.returncode == 1
+        assert done.stderr.endswith(f'see {log}\n')
+        assert 'undefined label' in log.read_text()
+    (docs / 'index.rst').write_text('Title\n=====\n')
+    done = build(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / 'docs/index.html').exists()
+
+
+@pytest.mark.parametrize('document', ['README', 'manual'])
+def test_domain_is_the_tested_one(tree, document):
+    """Of libvirt's XML, they show what checks/test_ecosystem.py runs."""
+    path = {'README': TOP / 'README.md',
+            'manual': tree / f'docs/{PAGE}.rst'}[document]
+    limits = '<qemu:commandline>', '</qemu:commandline>'
+    assert block(path.read_text(), *limits) == block(
+        (TOP / 'docs/examples/libvirt.xml').read_text(), *limits)
+
+
+def test_config_is_the_tested_one(tree):
+    limits = '[object "rng0"]', 'rng = "rng0"'
+    assert block((tree / f'docs/{PAGE}.rst').read_text(), *limits) == block(
+        (TOP / 'docs/examples/spapr-rng.cfg').read_text(), *limits)

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A Linux guest that migrates: to and from QEMU's own spapr-rng, and none."""
+
+import json
+import subprocess
+
+import pytest
+
+from bare_metal import until
+from linux_guest import JOB, Guest, linux_args
+
+DEVICE = ['-object', 'rng-random,filename=/dev/urandom,id=rng0',
+          '-device', 'spapr-rng,rng=rng0']
+
+# Its machine has this QEMU or the peer, and the device or not.
+ENDS = {'ours': ('.', DEVICE), 'ours-without': ('.', []),
+        'peer': ('peer', DEVICE), 'peer-without': ('peer', [])}
+
+READ = 'dd if=/dev/hwrng bs=64 count=1 2>/dev/null | wc -c'
+LISTED = "grep -q hcall-random /proc/device-tree/rtas/ibm,hypertas-functions"
+NODE = '/proc/device-tree/ibm,platform-facilities/ibm,random-v1'
+
+
+def find(value, key):
+    """What stands under that key, anywhere in nested dictionaries."""
+    if not isinstance(value, dict):
+        return None
+    if key in value:
+        return value[key]
+    return next(filter(None, (find(v, key) for v in value.values())), None)
+
+
+@pytest.fixture(scope='module')
+def directory(tmp_path_factory):
+    return tmp_path_factory.mktemp('saved')
+
+
+@pytest.fixture
+def start(pseries, top, out, directory):
+    """A function that starts one of the ENDS, maybe with a saved guest."""
+    def make(end, incoming=None):
+        build, device = ENDS[end]
+        # Under TCG, QEMU 10.0 loses the second vCPU of a Linux guest.
+        vm = pseries(*linux_args(top, 'bookworm', directory, JOB),
+                     '-smp', '1', *device, build=out / build)
+        return Guest(vm, incoming)
+    return make
+
+
+@pytest.fixture
+def saved(start, directory):
+    """A function that boots one of the ENDS and saves the guest to a file."""
+    def make(end):
+        path = directory / end
+        if not path.exists():
+            guest = start(end)
+            if ENDS[end][1]:
+                assert guest.run(READ) == (['64'], 0)
+            guest.save(path)
+        return path
+    return make
+
+
+@pytest.mark.parametrize('source, destination', [
+    ('ours', 'ours'), ('ours', 'peer'), ('peer', 'ours'),
+    ('ours', 'ours-without'), ('ours-without', 'ours'),
+    ('ours', 'peer-without'), ('peer-without', 'ours'),
+    ('peer', 'ours-without'), ('ours-without', 'peer')])
+def test_migration(start, saved, source, destination):
+    """
+    The guest goes on; what it was told at boot holds until the next one.
+
+    A call to a machine without the device fails, which Linux reports.
+    """
+    guest = start(destination, incoming=saved(source))
+    until(lambda: guest.vm.cmd('query-status')['status'] == 'running')
+
+    had_device, has_device = bool(ENDS[source][1]), bool(ENDS[destination][1])
+    if had_device:
+        assert guest.run(READ) == (['64' if has_device else '0'], 0)
+    assert guest.run(f'test -d {NODE}') == ([], not had_device)
+    assert guest.run(LISTED) == ([], source != 'ours')
+
+    guest.vm.cmd('system_reset')
+    guest.wait_until_ready()
+    assert guest.run(f'test -d {NODE}') == ([], not has_device)
+    assert guest.run(LISTED) == ([], destination != 'ours')
+    if has_device:
+        assert guest.run(READ) == (['64'], 0)
+
+
+def test_stream(saved, tree):
+    """All four machines send the same kind of stream: QEMU's own 10.0's."""
+    def state(end, what):
+        done = subprocess.run(
+            ['/usr/bin/python3', tree / 'scripts/analyze-migration.py',
+             '-f', saved(end), '-d', what],
+            capture_output=True, check=True)
+        return json.loads(done.stdout)
+
+    options = [find(state(end, 'state'), 'spapr_option_vector_ov5_cas')
+               ['ov5_cas']['bitmap'] for end in ENDS]
+    assert options[0].strip('0 ')
+    assert set(options) == {options[0]}
+
+    ours, peer = ([device['name'] for device in state(end, 'desc')['devices']]
+                  for end in ('ours', 'peer'))
+    assert 'spapr' in ours
+    assert ours == peer

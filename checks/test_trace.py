@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the trace events tell of a guest's calls."""
+
+import re
+
+from bare_metal import H_HARDWARE, H_SUCCESS, source_bytes, until
+from egd import EgdDaemon
+
+TRACE = ['-trace', 'spapr_rng_*', '-trace', 'rng_*']
+
+
+def events(vm):
+    """Name and text of all events so far, in their order."""
+    return re.findall(r'^((?:spapr_)?rng_\w+) (.*)$', vm.log(), re.MULTILINE)
+
+
+def test_calls(guest, fifo):
+    """Served, served after a wait, and failed."""
+    vm = guest(fifo.backend, *TRACE, device=',timeout=300,pool-size=8')
+    fifo.write(source_bytes(0, 1))
+    vm.call()
+    vm.finish()
+    assert events(vm) == [('spapr_rng_read', '8 of 8 bytes'),
+                          ('spapr_rng_call', 'cpu 0')]
+
+    vm.call()
+    assert vm.calls_wait()
+    fifo.write(source_bytes(1, 2))
+    vm.finish()
+    seen = events(vm)[2:]
+    assert seen[:3] == [('spapr_rng_read', '0 of 8 bytes'),
+                        ('spapr_rng_request', '8 bytes'),
+                        ('spapr_rng_wait_begin', 'cpu 0: for the backend')]
+    assert seen[3] == ('spapr_rng_receive', '8 bytes')
+    name, text = seen[4]
+    assert name == 'spapr_rng_wait_end'
+    assert 40e6 < int(re.fullmatch(r'cpu 0: (\d+) ns', text).group(1)) < 300e6
+    assert seen[5:] == [('spapr_rng_call', 'cpu 0')]
+
+    vm.call(2)
+    vm.finish()
+    seen = [name for name, _ in events(vm)[8:]]
+    assert seen == ['spapr_rng_read', 'spapr_rng_request',
+                    'spapr_rng_wait_begin', 'spapr_rng_wait_end',
+                    'spapr_rng_timeout', 'spapr_rng_timeout']
+    assert [status for status, _ in vm.results()] == \
+        [H_SUCCESS] * 2 + [H_HARDWARE] * 2
+
+
+def test_quota(guest):
+    vm = guest('rng-builtin', *TRACE, device=',max-bytes=80,period=1000')
+    vm.call(3)
+    vm.finish()
+    assert ('spapr_rng_wait_begin', 'cpu 0: for the quota') in events(vm)
+
+
+def test_source(guest, tmp_path):
+    """Its trouble, and the end of that."""
+    source = tmp_path / 'source'
+    source.touch()
+    vm = guest(f'rng-random,filename={source}', *TRACE, device=',timeout=0')
+    vm.call()
+    until(lambda: ('rng_random_fail', f'{source}: end of file') in events(vm))
+    source.write_bytes(source_bytes(0, 1))
+    vm.finish()
+    assert ('rng_random_recover', str(source)) in events(vm)
+
+
+def test_egd(guest, tmp_path):
+    """A daemon that comes late, and goes."""
+    daemon = EgdDaemon(tmp_path / 'egd')
+    vm = guest('rng-egd,chardev=egd', '-chardev',
+               f'socket,id=egd,path={daemon.path},reconnect-ms=50',
+               *TRACE, device=',timeout=0')
+
+    def backend_events():
+        return [event for event in events(vm) if event[0].startswith('rng_')]
+
+    vm.call()
+    until(backend_events)
+    assert backend_events() == [('rng_egd_fail', 'egd')]
+    daemon.start()
+    vm.finish()
+    daemon.stop()
+    until(lambda: len(backend_events()) >= 4)
+    assert backend_events()[1:4] == [('rng_egd_connection', 'egd: 1'),
+                                     ('rng_egd_recover', 'egd'),
+                                     ('rng_egd_connection', 'egd: 0')]
+    vm.quit()
