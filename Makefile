@@ -6,22 +6,16 @@
 MAKEFLAGS += --no-builtin-rules
 SHELL = /bin/sh
 
-ifdef PEER
-OUT = build/peer
-else ifdef QEMU_SRC
-OUT = build/own
-else
-OUT = build
-endif
-
+OUT = $(if $(QEMU_SRC),build/own,build)$(if $(PEER),/peer)
 BASE = $(or $(QEMU_SRC),build/base/qemu)
 QEMU = $(OUT)/qemu-system-ppc64
 
 .DEFAULT_GOAL = help
-.PHONY: help packages tree qemu build run shell check series export clean
+.PHONY: help packages tree qemu peer build run shell check docs series \
+	bisect-check export clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 	@echo
 	@sed -n '/^# Everything/,/^$$/s/^# //p' Makefile
 
@@ -36,6 +30,9 @@ qemu: tree
 	@scripts/build-qemu $(OUT) native qemu-system-ppc64
 	@ln -sfn obj/qemu-system-ppc64 $(QEMU)
 
+peer:
+	@$(MAKE) --no-print-directory PEER=1 qemu
+
 build: qemu ## build QEMU with the device, for this host and for POWER hosts with KVM
 	@scripts/build-qemu $(OUT) ppc64le qemu-system-ppc64
 
@@ -45,11 +42,17 @@ run: qemu ## boot a Linux guest that draws random numbers through H_RANDOM
 shell: qemu ## an interactive Linux guest with the device
 	@QEMU=$(QEMU) scripts/run shell
 
-check: build ## run every test
+check: build peer ## run every test
 	@OUT=$(OUT) scripts/check
+
+docs: tree ## build QEMU's manual, in which a warning is an error
+	@scripts/build-docs $(OUT)
 
 series: tree ## write the patches as a mail series with a cover letter
 	@scripts/mail-series $(OUT)/qemu build/series
+
+bisect-check: tree ## build and test QEMU at each patch of the series
+	@scripts/bisect-check $(OUT)/qemu $(OUT)/bisect
 
 export: ## write what was committed in build/qemu back into this repository
 	@scripts/export $(OUT)/qemu
