@@ -21,6 +21,18 @@ sys.path.insert(0, str(OUT / 'qemu/python'))
 from qemu.machine import QEMUMachine  # noqa: E402
 
 
+def tested():
+    return f'QEMU {(OUT / "qemu/VERSION").read_text().strip()}, {OUT}'
+
+
+def pytest_report_header():
+    return f'tested: {tested()}'
+
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.section(tested())
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport():
     """In CI, a check that cannot run is one that failed."""
