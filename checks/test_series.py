@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The patches, and the scripts that take the peer out and lay them on."""
 
+import re
 import shutil
 import subprocess
 
@@ -40,17 +41,40 @@ def test_commits_are_the_patches(top, tree):
 
 
 def test_export_is_a_no_op(top, tree, tmp_path):
-    """Laying the series on and exporting it gives the same bytes."""
+    """
+    Laying the series on and exporting it gives the same bytes; where it was
+    edited for a newer QEMU, it can't be exported.
+    """
     copy = tmp_path / 'repo'
     copy.mkdir()
     for name in ['scripts', 'patches']:
         shutil.copytree(top / name, copy / name)
     before = file_bytes(top)
     done = run(copy / 'scripts/export', tree)
+    if (tree / '.git/adapt').read_text():
+        assert done.returncode == 1
+        assert 'make the change in build/qemu' in done.stderr
+        assert file_bytes(copy).keys() == {
+            copy / path.relative_to(top) for path in before}
+        return
     assert done.returncode == 0, done.stderr
     after = {top / path.relative_to(copy): data
              for path, data in file_bytes(copy).items()}
     assert after == before
+
+
+def test_adapt(top, tree):
+    """Only a newer QEMU has the series edited, and each edit does something."""
+    done = run(top / 'scripts/adapt', tree)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (tree / '.git/adapt').read_text()
+    version = (tree / 'VERSION').read_text().split('.')
+    new = [int(part) for part in version] >= [10, 1]
+    assert bool(done.stdout) == new
+    ours = ''.join(path.read_text() for path in file_bytes(top))
+    for edit in re.findall(r'^s.*$', done.stdout, re.M):
+        edited = run('sed', edit, input=ours).stdout
+        assert edited != ours, f'of no use: {edit}'
 
 
 def test_nothing_of_the_peer_is_left(tree):

@@ -1,0 +1,531 @@
+/*
+ * Fuzz H_RANDOM: calls, the machine's life, and a source in trouble
+ *
+ * A libFuzzer target. An input is a text, one step a line, which begins with
+ * the machine that it is for; fuzz/README.md lists them. All steps are done to
+ * a running QEMU. Then the source heals and gives, and every call must be
+ * answered within two seconds, with eight bytes of the source that nobody else
+ * got, in their order. Where nothing can have been lost, nothing was.
+ *
+ * FUZZ_TRACE shows each step. FUZZ_COUNTERS is the file that fuzz/coverage.c
+ * counts in.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "machine.h"
+#include "source.h"
+
+#define STEPS_MAX 40
+#define EDGES_MAX 4096
+
+typedef enum Verb {
+    CALL, FEED, WAIT, STOP, CONT, RESET, GET, ADD, DEL, SAVE, MOVE, END, FAIL,
+    HEAL, VERBS
+} Verb;
+
+/* How a step is written, how large its number can be, how often it is tried */
+static const struct {
+    const char *name;
+    int max;
+    int weight;
+} verbs[VERBS] = {
+    { "call", 12, 12 },     /* that many calls, by the next idle vCPU */
+    { "feed", 5000, 10 },   /* that many bytes to the source */
+    { "wait", 30, 4 },      /* milliseconds */
+    { "stop", 0, 3 },
+    { "cont", 0, 3 },
+    { "reset", 0, 3 },
+    { "get", 0, 2 },        /* all statistics */
+    { "add", 0, 1 },        /* another backend */
+    { "del", 0, 2 },        /* the device's backend, and the other one */
+    { "save", 0, 2 },       /* migrate to a file, and go on */
+    { "move", 0, 1 },       /* migrate to a new process, with one vCPU */
+    { "end", 0, 3 },        /* the end of the source */
+    { "fail", 0, 3 },       /* errors; a daemon hangs up */
+    { "heal", 0, 3 },
+};
+
+typedef struct Step {
+    Verb verb;
+    int number;
+} Step;
+
+typedef struct Program {
+    int machine;
+    int length;
+    Step steps[STEPS_MAX];
+} Program;
+
+/* What is known about the calls of an input */
+typedef struct Run {
+    Machine *m;
+    bool lossy;                     /* bytes may be thrown away */
+    int64_t answered;               /* by the device's own statistics, before */
+    uint64_t called[CPUS_MAX];      /* calls asked of each vCPU */
+    uint64_t begin[CPUS_MAX];       /* its results before this input */
+    uint64_t seen[CPUS_MAX];        /* its results that were checked */
+    int last[CPUS_MAX];             /* where its last value came from */
+    int first, end;                 /* what of the source was delivered */
+    int delivered;
+} Run;
+
+__attribute__((section("__libfuzzer_extra_counters")))
+static uint8_t counters[EDGES_MAX];
+static uint8_t *qemus_counters;
+static char directory[4096];
+static Machine *machines[MACHINES];
+static bool tracing;
+
+static void parse_line(Program *p, char *line)
+{
+    char name[16] = "";
+    int number = 0;
+
+    if (sscanf(line, "machine %15s", name) == 1) {
+        for (int i = 0; i < MACHINES; i++) {
+            if (!strcmp(name, machine_types[i].name)) {
+                p->machine = i;
+            }
+        }
+        return;
+    }
+    if (p->length == STEPS_MAX || sscanf(line, "%15s %d", name, &number) < 1) {
+        return;
+    }
+    for (Verb verb = 0; verb < VERBS; verb++) {
+        if (!strcmp(name, verbs[verb].name)) {
+            number = number < 1 ? 1 : number;
+            number = number > verbs[verb].max ? verbs[verb].max : number;
+            p->steps[p->length++] = (Step) { verb, number };
+        }
+    }
+}
+
+static Program parse(const uint8_t *data, size_t size)
+{
+    Program p = { 0 };
+    char *text = strndup((const char *)data, size);
+    char *rest = text, *line;
+
+    while ((line = strsep(&rest, "\n"))) {
+        parse_line(&p, line);
+    }
+    free(text);
+    return p;
+}
+
+static size_t print(const Program *p, uint8_t *data, size_t max)
+{
+    char text[STEPS_MAX * 20];
+    int len = sprintf(text, "machine %s\n", machine_types[p->machine].name);
+
+    for (int i = 0; i < p->length; i++) {
+        const Step *step = &p->steps[i];
+
+        len += sprintf(text + len, verbs[step->verb].max ? "%s %d\n" : "%s\n",
+                       verbs[step->verb].name, step->number);
+    }
+    if ((size_t)len > max) {
+        return 0;
+    }
+    memcpy(data, text, len);
+    return len;
+}
+
+static Step random_step(unsigned int *seed)
+{
+    int total = 0, pick;
+    Verb verb = 0;
+
+    for (Verb v = 0; v < VERBS; v++) {
+        total += verbs[v].weight;
+    }
+    pick = rand_r(seed) % total;
+    while (pick >= verbs[verb].weight) {
+        pick -= verbs[verb++].weight;
+    }
+    /* Small numbers are more likely, so that sources run dry in mid-word. */
+    return (Step) { verb, verbs[verb].max ? 1 + rand_r(seed) %
+        (rand_r(seed) % 2 ? verbs[verb].max :
+         verbs[verb].max < 40 ? verbs[verb].max : 40) : 0 };
+}
+
+static void mutate(Program *p, unsigned int *seed)
+{
+    int at = p->length ? rand_r(seed) % p->length : 0;
+
+    switch (rand_r(seed) % 8) {
+    case 0:
+        p->machine = rand_r(seed) % MACHINES;
+        break;
+    case 1:
+        if (p->length) {
+            memmove(p->steps + at, p->steps + at + 1,
+                    (--p->length - at) * sizeof(Step));
+        }
+        break;
+    case 2:
+        if (p->length) {
+            p->steps[at] = random_step(seed);
+        }
+        break;
+    case 3:
+        if (p->length && verbs[p->steps[at].verb].max) {
+            p->steps[at].number = 1 + rand_r(seed) %
+                                  verbs[p->steps[at].verb].max;
+        }
+        break;
+    default:
+        if (p->length < STEPS_MAX) {
+            memmove(p->steps + at + 1, p->steps + at,
+                    (p->length++ - at) * sizeof(Step));
+            p->steps[at] = random_step(seed);
+        }
+    }
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max,
+                               unsigned int seed);
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max,
+                               unsigned int seed)
+{
+    Program p = parse(data, size);
+
+    for (int n = 1 + rand_r(&seed) % 4; n; n--) {
+        mutate(&p, &seed);
+    }
+    return print(&p, data, max);
+}
+
+size_t LLVMFuzzerCustomCrossOver(const uint8_t *data1, size_t size1,
+                                 const uint8_t *data2, size_t size2,
+                                 uint8_t *out, size_t max, unsigned int seed);
+size_t LLVMFuzzerCustomCrossOver(const uint8_t *data1, size_t size1,
+                                 const uint8_t *data2, size_t size2,
+                                 uint8_t *out, size_t max, unsigned int seed)
+{
+    Program p = parse(data1, size1), q = parse(data2, size2);
+
+    p.length = rand_r(&seed) % (p.length + 1);
+    for (int i = q.length ? rand_r(&seed) % q.length : 0;
+         i < q.length && p.length < STEPS_MAX; i++) {
+        p.steps[p.length++] = q.steps[i];
+    }
+    return print(&p, out, max);
+}
+
+/* Eight bytes that @cpu got must be the source's, new, and in order. */
+static void check_value(Run *r, int cpu, const uint8_t value[8])
+{
+    Source *s = r->m->source;
+    int at = source_find(s, value);
+
+    if (at < 0) {
+        failed(r->m, "vCPU %d got what the source did not give", cpu);
+    }
+    for (int i = at; i < at + 8; i++) {
+        if (s->delivered[i]) {
+            failed(r->m, "vCPU %d got byte %d, which was delivered before",
+                   cpu, i);
+        }
+        s->delivered[i] = true;
+    }
+    if (at <= r->last[cpu]) {
+        failed(r->m, "vCPU %d got byte %d after byte %d", cpu, at,
+               r->last[cpu]);
+    }
+    r->last[cpu] = at;
+    r->first = r->delivered && r->first < at ? r->first : at;
+    r->end = r->end > at + 8 ? r->end : at + 8;
+    r->delivered += 8;
+}
+
+static void check_results(Run *r)
+{
+    for (int cpu = 0; cpu < r->m->type->cpus; cpu++) {
+        uint64_t count = guest_results(r->m, cpu);
+
+        for (; r->seen[cpu] < count; r->seen[cpu]++) {
+            uint64_t status;
+            uint8_t value[8];
+
+            guest_result(r->m, cpu, r->seen[cpu], &status, value);
+            if (status == H_SUCCESS) {
+                check_value(r, cpu, value);
+            } else if (status != H_HARDWARE || !r->m->type->times_out) {
+                failed(r->m, "vCPU %d got status %lld", cpu,
+                       (long long)status);
+            }
+        }
+        if (guest_is_damaged(r->m, cpu)) {
+            failed(r->m, "a call of vCPU %d changed r5 to r12", cpu);
+        }
+    }
+}
+
+static void get_statistics(Machine *m)
+{
+    static const char *const names[] = {
+        "calls", "bytes", "waits", "wait-time", "timeouts", "throttled"
+    };
+
+    for (int i = 0; i < 6; i++) {
+        if (machine_property(m, names[i]) < 0) {
+            failed(m, "%s is negative", names[i]);
+        }
+    }
+}
+
+/* What comes now comes after all that was delivered, to whomever. */
+static void step_call(Run *r, int calls)
+{
+    int latest = -1;
+
+    check_results(r);
+    for (int cpu = 0; cpu < r->m->type->cpus; cpu++) {
+        latest = r->last[cpu] > latest ? r->last[cpu] : latest;
+    }
+    for (int cpu = 0; cpu < r->m->type->cpus; cpu++) {
+        if (guest_is_done(r->m, cpu)) {
+            check_results(r);
+            r->last[cpu] = latest > r->last[cpu] ? latest : r->last[cpu];
+            r->called[cpu] += calls;
+            guest_call(r->m, cpu, calls);
+            return;
+        }
+    }
+}
+
+/* The device's backend is in use, and must stay; the other one may go. */
+static void step_del(Machine *m)
+{
+    if (machine_command(m, "object-del", "\"id\": \"rng0\"")) {
+        failed(m, "object-del of the backend in use succeeds");
+    }
+    machine_command(m, "object-del", "\"id\": \"other\"");
+}
+
+static void step(Run *r, const Step *step)
+{
+    Machine *m = r->m;
+
+    switch (step->verb) {
+    case CALL:
+        step_call(r, step->number);
+        break;
+    case FEED:
+        source_feed(m->source, step->number);
+        break;
+    case WAIT:
+        for (int64_t end = now_ms() + step->number; now_ms() < end;) {
+            source_serve(m->source);
+            usleep(1000);
+        }
+        break;
+    case STOP:
+        machine_command(m, "stop", "");
+        break;
+    case CONT:
+        machine_command(m, "cont", "");
+        break;
+    case RESET:
+        r->lossy = true;
+        machine_reset(m);
+        break;
+    case GET:
+        get_statistics(m);
+        break;
+    case ADD:
+        machine_command(m, "object-add", "\"qom-type\": \"rng-builtin\", "
+                        "\"id\": \"other\"");
+        break;
+    case DEL:
+        step_del(m);
+        break;
+    case SAVE:
+        machine_save(m);
+        machine_command(m, "cont", "");
+        break;
+    case MOVE:
+        if (m->type->cpus == 1) {
+            r->lossy = true;
+            machine_move(m);
+        }
+        break;
+    case END:
+        r->lossy |= m->type->egd;
+        source_end(m->source);
+        break;
+    case FAIL:
+        r->lossy |= m->type->egd;
+        source_fail(m->source);
+        break;
+    case HEAL:
+        source_heal(m->source);
+        break;
+    case VERBS:
+        break;
+    }
+}
+
+static bool all_done(Machine *m)
+{
+    for (int cpu = 0; cpu < m->type->cpus; cpu++) {
+        if (!guest_is_done(m, cpu)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* All is well, and the source gives: now each call has to return. */
+static void settle(Run *r)
+{
+    int64_t start = now_ms();
+
+    source_heal(r->m->source);
+    machine_command(r->m, "cont", "");
+    while (!all_done(r->m)) {
+        if (source_unread(r->m->source) < 8) {
+            source_feed(r->m->source, 64);
+        }
+        source_serve(r->m->source);
+        if (now_ms() - start > PATIENCE_MS) {
+            failed(r->m, "calls are not answered within %d ms", PATIENCE_MS);
+        }
+        usleep(500);
+    }
+}
+
+/* Without a reset or another process, everything adds up. */
+static void check_sums(Run *r)
+{
+    int64_t answers = 0;
+
+    for (int cpu = 0; cpu < r->m->type->cpus; cpu++) {
+        uint64_t results = r->seen[cpu] - r->begin[cpu];
+
+        if (r->lossy ? results < r->called[cpu] : results != r->called[cpu]) {
+            failed(r->m, "vCPU %d made %lld calls and got %lld answers", cpu,
+                   (long long)r->called[cpu], (long long)results);
+        }
+        answers += results;
+    }
+    if (r->lossy) {
+        return;
+    }
+    if (r->delivered && r->end - r->first != r->delivered) {
+        failed(r->m, "of bytes %d to %d of the source, %d were delivered",
+               r->first, r->end, r->delivered);
+    }
+    if (machine_property(r->m, "calls") - r->answered != answers) {
+        failed(r->m, "the device says that it answered other than %lld calls",
+               (long long)answers);
+    }
+}
+
+static Machine *get_machine(int number)
+{
+    char path[sizeof(directory) + 32];
+
+    if (machines[number] && machines[number]->source->given > SOURCE_MAX / 2) {
+        machine_end(machines[number]);
+        machines[number] = NULL;
+    }
+    if (!machines[number]) {
+        snprintf(path, sizeof(path), "%s/%s", directory,
+                 machine_types[number].name);
+        mkdir(path, 0700);
+        machines[number] = machine_start(&machine_types[number], path);
+    }
+    return machines[number];
+}
+
+/* From here on, bytes that are on the way may be delivered, and no others. */
+static Run begin(int number)
+{
+    Run r = { .m = get_machine(number) };
+
+    r.m->source->credit = 0;
+    machine_reset(r.m);
+    r.answered = machine_property(r.m, "calls");
+    for (int cpu = 0; cpu < r.m->type->cpus; cpu++) {
+        r.begin[cpu] = r.seen[cpu] = guest_results(r.m, cpu);
+        r.last[cpu] = -1;
+    }
+    memset(qemus_counters, 0, EDGES_MAX);
+    return r;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    Program p = parse(data, size);
+    Run r;
+
+    if (tracing) {
+        fprintf(stderr, "machine %s\n", machine_types[p.machine].name);
+    }
+    r = begin(p.machine);
+    for (int i = 0; i < p.length; i++) {
+        if (tracing) {
+            fprintf(stderr, "%s %d\n", verbs[p.steps[i].verb].name,
+                    p.steps[i].number);
+        }
+        step(&r, &p.steps[i]);
+    }
+    settle(&r);
+    check_results(&r);
+    check_sums(&r);
+    memcpy(counters, qemus_counters, EDGES_MAX);
+    return 0;
+}
+
+static void end_all(void)
+{
+    char path[sizeof(directory) + 32];
+
+    for (int i = 0; i < MACHINES; i++) {
+        if (machines[i]) {
+            machine_end(machines[i]);
+            snprintf(path, sizeof(path), "%s/%s", directory,
+                     machine_types[i].name);
+            rmdir(path);
+        }
+    }
+    rmdir(directory);
+}
+
+int LLVMFuzzerInitialize(int *argc, char ***argv);
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+    const char *tmp = getenv("TMPDIR");
+    int fd = open(getenv("FUZZ_COUNTERS"), O_RDWR);
+
+    (void)argc;
+    (void)argv;
+    if (fd < 0 || ftruncate(fd, EDGES_MAX) < 0) {
+        perror("FUZZ_COUNTERS");
+        exit(1);
+    }
+    qemus_counters = mmap(NULL, EDGES_MAX, PROT_READ | PROT_WRITE, MAP_SHARED,
+                          fd, 0);
+    snprintf(directory, sizeof(directory), "%s/h_random-XXXXXX",
+             tmp ? tmp : "/tmp");
+    if (qemus_counters == MAP_FAILED || !mkdtemp(directory)) {
+        perror(directory);
+        exit(1);
+    }
+    tracing = getenv("FUZZ_TRACE");
+    atexit(end_all);
+    return 0;
+}

@@ -1,0 +1,430 @@
+/*
+ * A QEMU with the device and guests/bare-metal, for a fuzzer to drive
+ *
+ * The environment says where things are: FUZZ_QEMU the binary, FUZZ_IMAGE the
+ * guest, FUZZ_PRELOAD checks/failing-read.c.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#define _GNU_SOURCE
+#include <endian.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include "machine.h"
+#include "source.h"
+
+/* The layout of guests/bare-metal/hcalls.S */
+#define CPUS 0x10000
+#define BLOCKS 0x11000
+#define BLOCK_SIZE 0x100
+enum { GO = 0, DONE = 8, CALLS = 16, OPCODE = 24, RECORD = 32, INTERRUPTS = 40,
+       INTERVAL = 48, COUNT = 72, DAMAGE = 80 };
+#define RING_LENGTH 65536
+#define H_RANDOM 0x300
+#define RAM_SIZE (256 << 20)
+#define TB_HZ 512000000
+
+const MachineType machine_types[MACHINES] = {
+    { "fifo", "tcg,thread=multi", NULL, "timeout=0", 3, false, false },
+    { "egd", "tcg,thread=multi", NULL, "timeout=0", 3, true, false },
+    { "pool-8", "tcg,thread=multi", NULL, "pool-size=8,timeout=30", 1, false,
+      true },
+    { "egd-1", "tcg,thread=multi", NULL, "timeout=0", 1, true, false },
+    { "single", "tcg,thread=single", NULL, "pool-size=27,timeout=50", 3, false,
+      true },
+    { "quota", "tcg,thread=multi", NULL,
+      "timeout=0,max-bytes=80000,period=1000", 2, false, false },
+    { "icount", "tcg", "shift=auto", "timeout=0", 2, true, false },
+};
+
+int64_t now_ms(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
+}
+
+static void show_log(Machine *m)
+{
+    char command[4096];
+
+    snprintf(command, sizeof(command), "cat '%s/log' >&2", m->directory);
+    if (system(command)) {
+        perror("cat");
+    }
+}
+
+void failed(Machine *m, const char *what, ...)
+{
+    va_list args;
+
+    fprintf(stderr, "fuzz: %s: ", m->type->name);
+    va_start(args, what);
+    vfprintf(stderr, what, args);
+    va_end(args);
+    fprintf(stderr, "; QEMU said:\n");
+    show_log(m);
+    abort();
+}
+
+static char *in(Machine *m, const char *name)
+{
+    char *path;
+
+    if (asprintf(&path, "%s/%s", m->directory, name) < 0) {
+        abort();
+    }
+    return path;
+}
+
+static volatile uint64_t *word(Machine *m, uint64_t address)
+{
+    return (uint64_t *)(m->ram + address);
+}
+
+static uint64_t peek(Machine *m, int cpu, int field)
+{
+    return be64toh(*word(m, BLOCKS + cpu * BLOCK_SIZE + field));
+}
+
+static void poke(Machine *m, int cpu, int field, uint64_t value)
+{
+    *word(m, BLOCKS + cpu * BLOCK_SIZE + field) = htobe64(value);
+}
+
+static void make_ram(Machine *m)
+{
+    char *path = in(m, "ram");
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+
+    if (fd < 0 || ftruncate(fd, RAM_SIZE) < 0) {
+        perror(path);
+        exit(1);
+    }
+    m->ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (m->ram == MAP_FAILED) {
+        perror("mmap");
+        exit(1);
+    }
+    close(fd);
+    free(path);
+
+    *word(m, CPUS) = htobe64(m->type->cpus);
+    for (int cpu = 0; cpu < m->type->cpus; cpu++) {
+        poke(m, cpu, INTERVAL, TB_HZ / 1000);
+        poke(m, cpu, INTERRUPTS, cpu == 0);
+    }
+}
+
+static void child(Machine *m, int qmp, bool incoming)
+{
+    const MachineType *t = m->type;
+    const char *argv[64];
+    char *log = in(m, "log"), *path = m->source->path, *source, *chardev;
+    char *ram, *device, *monitor, cpus[8];
+    int n = 0, fd = open(log, O_WRONLY | O_CREAT | O_APPEND, 0600);
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    dup2(fd, STDOUT_FILENO);
+    dup2(fd, STDERR_FILENO);
+    fcntl(qmp, F_SETFD, 0);
+    setenv("FAILING_FILE", path, 1);
+    setenv("FAILING_CONTROL", m->source->failure_path, 1);
+    if (!t->egd) {
+        setenv("LD_PRELOAD", getenv("FUZZ_PRELOAD"), 1);
+    }
+    if (asprintf(&source, t->egd ? "rng-egd,chardev=egd,id=rng0" :
+                 "rng-random,filename=%s,id=rng0", path) < 0 ||
+        asprintf(&chardev, "socket,id=egd,path=%s,reconnect-ms=10", path) < 0 ||
+        asprintf(&ram, "memory-backend-file,id=ram,share=on,size=%d,"
+                 "mem-path=%s/ram", RAM_SIZE, m->directory) < 0 ||
+        asprintf(&device, "spapr-rng,id=hrandom,rng=rng0,%s", t->device) < 0 ||
+        asprintf(&monitor, "socket,id=qmp,fd=%d", qmp) < 0) {
+        abort();
+    }
+    snprintf(cpus, sizeof(cpus), "%d", t->cpus);
+
+#define ADD(...) do {                                                       \
+        const char *more[] = { __VA_ARGS__ };                               \
+        memcpy(argv + n, more, sizeof(more));                               \
+        n += sizeof(more) / sizeof(*more);                                  \
+    } while (0)
+    ADD(getenv("FUZZ_QEMU"), "-L", "/usr/share/qemu", "-nodefaults",
+        "-display", "none", "-accel", t->accel, "-machine",
+        "pseries,memory-backend=ram,cap-cfpc=broken,cap-sbbc=broken,"
+        "cap-ibs=broken,cap-ccf-assist=off", "-bios", getenv("FUZZ_IMAGE"),
+        "-smp", cpus, "-m", "256M", "-object", ram, "-chardev", monitor,
+        "-mon", "chardev=qmp,mode=control");
+    if (t->icount) {
+        ADD("-icount", t->icount);
+    }
+    if (t->egd) {
+        ADD("-chardev", chardev);
+    }
+    if (incoming) {
+        ADD("-incoming", "defer");
+    }
+    ADD("-object", source, "-device", device, NULL);
+    execv(argv[0], (char **)argv);
+    perror(argv[0]);
+    _exit(1);
+}
+
+/* Wait for a line of QMP for so long; it is at the start of received[]. */
+static int receive_line(Machine *m, int64_t limit)
+{
+    for (;;) {
+        char *end = memchr(m->received, '\n', m->received_len);
+        struct pollfd p = { .fd = m->qmp, .events = POLLIN };
+        ssize_t len;
+
+        if (end) {
+            *end = 0;
+            return end - m->received + 1;
+        }
+        source_serve(m->source);
+        if (now_ms() > limit) {
+            failed(m, "no answer within %d ms", PATIENCE_MS);
+        }
+        if (poll(&p, 1, 5) <= 0) {
+            continue;
+        }
+        len = read(m->qmp, m->received + m->received_len,
+                   sizeof(m->received) - m->received_len - 1);
+        if (len <= 0) {
+            failed(m, "QEMU has ended");
+        }
+        m->received_len += len;
+    }
+}
+
+static void drop_line(Machine *m, int len)
+{
+    m->received_len -= len;
+    memmove(m->received, m->received + len, m->received_len);
+}
+
+/* Wait for an answer, and copy it if @answer is not NULL. */
+static bool receive(Machine *m, int64_t patience, char *answer, size_t size)
+{
+    int64_t limit = now_ms() + patience;
+
+    for (;;) {
+        int len = receive_line(m, limit);
+        bool error = !strncmp(m->received, "{\"error\"", 8);
+        bool done = error || !strncmp(m->received, "{\"return\"", 9) ||
+                    !strncmp(m->received, "{\"QMP\"", 6);
+
+        m->reset_seen |= strstr(m->received, "\"event\": \"RESET\"") != NULL;
+        if (done && answer) {
+            snprintf(answer, size, "%s", m->received);
+        }
+        drop_line(m, len);
+        if (done) {
+            return !error;
+        }
+    }
+}
+
+static bool command(Machine *m, const char *name, const char *arguments,
+                    char *answer, size_t size)
+{
+    char line[1024];
+    int len = snprintf(line, sizeof(line),
+                       "{\"execute\": \"%s\", \"arguments\": {%s}}\n",
+                       name, arguments);
+
+    if (write(m->qmp, line, len) != len) {
+        failed(m, "QEMU has ended");
+    }
+    return receive(m, PATIENCE_MS, answer, size);
+}
+
+bool machine_command(Machine *m, const char *name, const char *arguments)
+{
+    return command(m, name, arguments, NULL, 0);
+}
+
+int64_t machine_property(Machine *m, const char *name)
+{
+    char arguments[256], answer[1024];
+    long long value;
+
+    snprintf(arguments, sizeof(arguments), "\"path\": "
+             "\"/machine/peripheral/hrandom\", \"property\": \"%s\"", name);
+    if (!command(m, "qom-get", arguments, answer, sizeof(answer)) ||
+        sscanf(answer, "{\"return\": %lld", &value) != 1) {
+        failed(m, "qom-get %s: %s", name, answer);
+    }
+    return value;
+}
+
+static void launch(Machine *m, bool incoming)
+{
+    int pair[2];
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
+        perror("socketpair");
+        exit(1);
+    }
+    fflush(NULL);
+    m->pid = fork();
+    if (!m->pid) {
+        child(m, pair[1], incoming);
+    }
+    close(pair[1]);
+    m->qmp = pair[0];
+    m->received_len = 0;
+    receive(m, 30000, NULL, 0);
+    if (!machine_command(m, "qmp_capabilities", "")) {
+        failed(m, "qmp_capabilities");
+    }
+    machine_command(m, "migrate-set-capabilities", "\"capabilities\": [{"
+                    "\"capability\": \"x-ignore-shared\", \"state\": true}]");
+}
+
+static void kill_process(Machine *m)
+{
+    kill(m->pid, SIGKILL);
+    waitpid(m->pid, NULL, 0);
+    close(m->qmp);
+}
+
+Machine *machine_start(const MachineType *type, const char *directory)
+{
+    Machine *m = calloc(1, sizeof(*m));
+
+    m->type = type;
+    m->directory = strdup(directory);
+    m->source = source_new(directory, type->egd);
+    make_ram(m);
+    launch(m, false);
+    return m;
+}
+
+void machine_end(Machine *m)
+{
+    static const char *const files[] = { "ram", "log", "state" };
+
+    kill_process(m);
+    munmap(m->ram, RAM_SIZE);
+    for (int i = 0; i < 3; i++) {
+        char *path = in(m, files[i]);
+
+        unlink(path);
+        free(path);
+    }
+    source_free(m->source);
+    free(m->directory);
+    free(m);
+}
+
+void machine_reset(Machine *m)
+{
+    m->reset_seen = false;
+    machine_command(m, "system_reset", "");
+    for (int64_t limit = now_ms() + PATIENCE_MS; !m->reset_seen;) {
+        if (now_ms() > limit) {
+            failed(m, "no reset within %d ms", PATIENCE_MS);
+        }
+        machine_command(m, "query-status", "");
+    }
+}
+
+static void wait_for(Machine *m, const char *query, const char *state)
+{
+    char answer[8192];
+
+    for (int64_t limit = now_ms() + PATIENCE_MS; now_ms() < limit;) {
+        command(m, query, "", answer, sizeof(answer));
+        if (strstr(answer, state)) {
+            return;
+        }
+        if (strstr(answer, "\"status\": \"failed\"")) {
+            break;
+        }
+        source_serve(m->source);
+        usleep(1000);
+    }
+    failed(m, "%s does not come to %s: %s", query, state, answer);
+}
+
+void machine_save(Machine *m)
+{
+    char *uri, *state = in(m, "state");
+
+    if (asprintf(&uri, "\"uri\": \"file:%s\"", state) < 0) {
+        abort();
+    }
+    if (!machine_command(m, "migrate", uri)) {
+        failed(m, "migrate is refused");
+    }
+    wait_for(m, "query-migrate", "\"status\": \"completed\"");
+    free(uri);
+    free(state);
+}
+
+void machine_move(Machine *m)
+{
+    char *uri, *state = in(m, "state");
+
+    machine_save(m);
+    kill_process(m);
+    launch(m, true);
+    if (asprintf(&uri, "\"uri\": \"file:%s\"", state) < 0) {
+        abort();
+    }
+    if (!machine_command(m, "migrate-incoming", uri)) {
+        failed(m, "migrate-incoming is refused");
+    }
+    wait_for(m, "query-migrate", "\"status\": \"completed\"");
+    free(uri);
+    free(state);
+}
+
+void guest_call(Machine *m, int cpu, uint64_t calls)
+{
+    poke(m, cpu, CALLS, calls);
+    poke(m, cpu, OPCODE, H_RANDOM);
+    poke(m, cpu, RECORD, 1);
+    __sync_synchronize();
+    poke(m, cpu, GO, peek(m, cpu, DONE) + 1);
+}
+
+bool guest_is_done(Machine *m, int cpu)
+{
+    return peek(m, cpu, GO) == peek(m, cpu, DONE);
+}
+
+uint64_t guest_results(Machine *m, int cpu)
+{
+    return peek(m, cpu, COUNT);
+}
+
+void guest_result(Machine *m, int cpu, uint64_t i, uint64_t *status,
+                  uint8_t value[8])
+{
+    uint64_t at = ((cpu + 1) << 20) + i % RING_LENGTH * 16;
+
+    *status = be64toh(*word(m, at));
+    memcpy(value, m->ram + at + 8, 8);
+}
+
+bool guest_is_damaged(Machine *m, int cpu)
+{
+    return peek(m, cpu, DAMAGE) != 0;
+}
