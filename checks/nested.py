@@ -38,15 +38,18 @@ start() {
     eval pid$number=$!
 }
 
-# Opened for both, lest the shell wait for a QEMU that has ended
+# Opened for both, lest the shell wait for a QEMU that has ended; and before it
+# is told to, lest its answer go with it
 qmp() {
-    printf '%s\\n' "$2" 1<>qmp$1.in
-    while read -r -t 15 line; do
-        echo "$line"
-        case $line in
-        '{"return"'*|'{"error"'*) return ;;
-        esac
-    done <>qmp$1.out
+    {
+        printf '%s\\n' "$2" 1<>qmp$1.in
+        while read -r -t 15 line; do
+            echo "$line"
+            case $line in
+            '{"return"'*|'{"error"'*) return ;;
+            esac
+        done
+    } <>qmp$1.out
     return 1
 }
 
