@@ -11,7 +11,7 @@ BASE = $(or $(QEMU_SRC),build/base/qemu)
 QEMU = $(OUT)/qemu-system-ppc64
 
 .DEFAULT_GOAL = help
-.PHONY: help packages tree qemu peer build run shell check docs series \
+.PHONY: help packages tree qemu peer build run shell check fuzz docs series \
 	bisect-check export clean
 
 help: ## this list
@@ -44,6 +44,10 @@ shell: qemu ## an interactive Linux guest with the device
 
 check: build peer ## run every test
 	@OUT=$(OUT) scripts/check
+
+fuzz: tree ## look for input that upsets the device, for SECONDS=60
+	@scripts/build-qemu $(OUT) asan qemu-system-ppc64
+	@OUT=$(OUT) fuzz/run $(or $(SECONDS),60)
 
 docs: tree ## build QEMU's manual, in which a warning is an error
 	@scripts/build-docs $(OUT)

@@ -198,7 +198,7 @@ static int receive_line(Machine *m, int64_t limit)
         }
         source_serve(m->source);
         if (now_ms() > limit) {
-            failed(m, "no answer within %d ms", PATIENCE_MS);
+            failed(m, "no answer to %s within %d ms", m->asked, PATIENCE_MS);
         }
         if (poll(&p, 1, 5) <= 0) {
             continue;
@@ -248,6 +248,7 @@ static bool command(Machine *m, const char *name, const char *arguments,
                        "{\"execute\": \"%s\", \"arguments\": {%s}}\n",
                        name, arguments);
 
+    m->asked = name;
     if (write(m->qmp, line, len) != len) {
         failed(m, "QEMU has ended");
     }
@@ -309,6 +310,7 @@ Machine *machine_start(const MachineType *type, const char *directory)
     Machine *m = calloc(1, sizeof(*m));
 
     m->type = type;
+    m->asked = "connect";
     m->directory = strdup(directory);
     m->source = source_new(directory, type->egd);
     make_ram(m);

@@ -45,6 +45,7 @@ typedef struct Machine {
     int qmp;
     char received[65536];   /* from QMP, and not looked at so far */
     int received_len;
+    const char *asked;      /* the command that was sent last */
     bool reset_seen;
 } Machine;
 

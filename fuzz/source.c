@@ -67,6 +67,7 @@ static void egd_hang_up(Source *s)
     for (int i = 0; i < CONNECTIONS; i++) {
         if (s->connection[i] >= 0) {
             close(s->connection[i]);
+            s->hang_ups++;
         }
         s->connection[i] = -1;
         s->owed[i] = 0;

@@ -31,6 +31,7 @@ typedef struct Source {
     int connection[CONNECTIONS];    /* -1: none */
     int owed[CONNECTIONS];          /* bytes asked for and not given yet */
     int credit;                     /* how many may be given */
+    int hang_ups;                   /* how often bytes may have got lost */
 } Source;
 
 Source *source_new(const char *directory, bool egd);
