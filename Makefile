@@ -42,8 +42,8 @@ run: qemu ## boot a Linux guest that draws random numbers through H_RANDOM
 shell: qemu ## an interactive Linux guest with the device
 	@QEMU=$(QEMU) scripts/run shell
 
-check: build peer ## run every test
-	@OUT=$(OUT) scripts/check
+check: $(if $(SANITIZE),qemu,build peer) ## run every test; with SANITIZE=address,undefined, some, on such a QEMU
+	@OUT=$(OUT) SANITIZE=$(SANITIZE) scripts/check
 
 fuzz: tree ## look for input that upsets the device, for SECONDS=60
 	@scripts/build-qemu $(OUT) asan qemu-system-ppc64

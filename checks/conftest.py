@@ -11,9 +11,13 @@ from pathlib import Path
 import pytest
 
 import bare_metal
+import sanitizers
 
 TOP = Path(__file__).resolve().parent.parent
 OUT = Path(os.environ.get('OUT', TOP / 'build')).resolve()
+
+# The build of QEMU that guests run on, of scripts/build-qemu's; '' for native
+KIND = os.environ.get('KIND', '')
 
 # QEMU's own packages, of the tree that is tested.
 sys.path.insert(0, str(OUT / 'qemu/python'))
@@ -22,7 +26,8 @@ from qemu.machine import QEMUMachine  # noqa: E402
 
 
 def tested():
-    return f'QEMU {(OUT / "qemu/VERSION").read_text().strip()}, {OUT}'
+    version = (OUT / 'qemu/VERSION').read_text().strip()
+    return f'QEMU {version}, {OUT / KIND}'
 
 
 def pytest_report_header():
@@ -41,6 +46,16 @@ def pytest_runtest_makereport():
     if report.skipped and os.environ.get('CI'):
         report.outcome = 'failed'
         report.longrepr = f'cannot run here: {report.longrepr[2]}'
+
+
+@pytest.fixture(autouse=True)
+def nothing_reported(tmp_path, monkeypatch):
+    """No QEMU that a test starts has a report of its sanitizers."""
+    log = tmp_path / 'sanitizer'
+    for name, value in sanitizers.environment(log).items():
+        monkeypatch.setenv(name, value)
+    yield
+    assert sanitizers.reports(log) == ''
 
 
 @pytest.fixture
@@ -66,7 +81,7 @@ def pseries(tmp_path):
     """A function that makes a pseries machine under TCG; not yet launched."""
     machines = []
 
-    def make(*args, accel='tcg', build=OUT, **kwargs):
+    def make(*args, accel='tcg', build=OUT / KIND, **kwargs):
         vm = QEMUMachine(str(build / 'qemu-system-ppc64'),
                          base_temp_dir=tmp_path, log_dir=tmp_path, **kwargs)
         # The capabilities are those that TCG lacks, each a warning otherwise.

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""QEMUs with sanitizers, and what these report."""
+
+
+def environment(log):
+    """Variables that have every QEMU write reports to files named log.PID."""
+    common = f'log_path={log}:'
+    return {
+        'ASAN_OPTIONS': common + 'detect_leaks=1:fast_unwind_on_malloc=0',
+        'UBSAN_OPTIONS': common + 'halt_on_error=1:print_stacktrace=1',
+    }
+
+
+def reports(log):
+    """What was reported, less the warning that all runs begin with."""
+    texts = [path.read_text() for path in log.parent.glob(f'{log.name}.*')]
+    return '\n'.join(
+        line for text in texts for line in text.splitlines()
+        if "ASan doesn't fully support makecontext" not in line)
