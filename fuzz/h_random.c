@@ -124,16 +124,19 @@ static Program parse(const uint8_t *data, size_t size)
     return p;
 }
 
+static int print_step(char *text, const Step *step)
+{
+    return sprintf(text, verbs[step->verb].max ? "%s %d\n" : "%s\n",
+                   verbs[step->verb].name, step->number);
+}
+
 static size_t print(const Program *p, uint8_t *data, size_t max)
 {
     char text[STEPS_MAX * 20];
     int len = sprintf(text, "machine %s\n", machine_types[p->machine].name);
 
     for (int i = 0; i < p->length; i++) {
-        const Step *step = &p->steps[i];
-
-        len += sprintf(text + len, verbs[step->verb].max ? "%s %d\n" : "%s\n",
-                       verbs[step->verb].name, step->number);
+        len += print_step(text + len, &p->steps[i]);
     }
     if ((size_t)len > max) {
         return 0;
@@ -487,8 +490,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     r = begin(p.machine);
     for (int i = 0; i < p.length; i++) {
         if (tracing) {
-            fprintf(stderr, "%s %d\n", verbs[p.steps[i].verb].name,
-                    p.steps[i].number);
+            char text[20];
+
+            print_step(text, &p.steps[i]);
+            fputs(text, stderr);
         }
         step(&r, &p.steps[i]);
     }

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Random steps, and those that once found something or are likely to."""
+
+import re
+import subprocess
+
+import pytest
+
+from conftest import TOP
+
+RUN = TOP / 'fuzz/run'
+CORPUS = sorted((TOP / 'fuzz/corpus').iterdir())
+
+
+def run(*args, timeout):
+    done = subprocess.run([RUN, *args], capture_output=True, text=True,
+                          check=False, timeout=timeout)
+    print(done.stdout, done.stderr)
+    return done
+
+
+def test_corpus():
+    """Each file of steps goes well, and is one that steps are read from."""
+    done = run(*CORPUS, timeout=120)
+    assert done.returncode == 0
+    for path in CORPUS:
+        steps = [line for line in path.read_text().splitlines()
+                 if not line.startswith('#')]
+        assert '\n'.join(steps) in done.stderr
+        assert f'Executed {path}' in done.stderr
+
+
+def test_fuzz():
+    """Two minutes of random steps find nothing, and reach most of our code."""
+    done = run('120', timeout=300)
+    assert done.returncode == 0
+    inputs = int(re.search(r'^Done (\d+) runs', done.stderr, re.M).group(1))
+    assert inputs > 200
+
+
+@pytest.mark.parametrize('argument', ['nothing', '-1', ''])
+def test_bad_argument(argument):
+    done = run(argument, timeout=20)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert 'number of seconds, or files' in done.stderr
