@@ -42,7 +42,7 @@ const MachineType machine_types[MACHINES] = {
     { "egd", "tcg,thread=multi", NULL, "timeout=0", 3, true, false },
     { "pool-8", "tcg,thread=multi", NULL, "pool-size=8,timeout=30", 1, false,
       true },
-    { "egd-1", "tcg,thread=multi", NULL, "timeout=0", 1, true, false },
+    { "egd-1", "tcg,thread=multi", NULL, "timeout=40", 1, true, true },
     { "single", "tcg,thread=single", NULL, "pool-size=27,timeout=50", 3, false,
       true },
     { "quota", "tcg,thread=multi", NULL,
