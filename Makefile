@@ -11,8 +11,8 @@ BASE = $(or $(QEMU_SRC),build/base/qemu)
 QEMU = $(OUT)/qemu-system-ppc64
 
 .DEFAULT_GOAL = help
-.PHONY: help packages tree qemu peer build run shell check fuzz docs series \
-	bisect-check export clean
+.PHONY: help packages tree qemu peer build run shell check fuzz \
+	coverage docs series bisect-check export clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -48,6 +48,9 @@ check: $(if $(SANITIZE),qemu,build peer) ## run every test; with SANITIZE=addres
 fuzz: tree ## look for input that upsets the device, for SECONDS=60
 	@scripts/build-qemu $(OUT) asan qemu-system-ppc64
 	@OUT=$(OUT) fuzz/run $(or $(SECONDS),60)
+
+coverage: tree ## which lines of ours the tests run
+	@scripts/coverage $(OUT)
 
 docs: tree ## build QEMU's manual, in which a warning is an error
 	@scripts/build-docs $(OUT)
