@@ -11,7 +11,7 @@ BASE = $(or $(QEMU_SRC),build/base/qemu)
 QEMU = $(OUT)/qemu-system-ppc64
 
 .DEFAULT_GOAL = help
-.PHONY: help packages tree qemu peer build run shell check fuzz \
+.PHONY: help packages tree qemu peer build run shell check fuzz soak \
 	coverage docs series bisect-check export clean
 
 help: ## this list
@@ -48,6 +48,9 @@ check: $(if $(SANITIZE),qemu,build peer) ## run every test; with SANITIZE=addres
 fuzz: tree ## look for input that upsets the device, for SECONDS=60
 	@scripts/build-qemu $(OUT) asan qemu-system-ppc64
 	@OUT=$(OUT) fuzz/run $(or $(SECONDS),60)
+
+soak: qemu ## 10^9 calls, each checked, and 100 migrations meanwhile: 15 minutes
+	@OUT=$(OUT) bench/soak
 
 coverage: tree ## which lines of ours the tests run
 	@scripts/coverage $(OUT)

@@ -76,18 +76,24 @@ def tree():
     return OUT / 'qemu'
 
 
+def machine(directory, *args, accel='tcg', build=OUT / KIND, **kwargs):
+    """A pseries machine under TCG; not yet launched."""
+    vm = QEMUMachine(str(build / 'qemu-system-ppc64'),
+                     base_temp_dir=directory, log_dir=directory, **kwargs)
+    # The capabilities are those that TCG lacks, each a warning otherwise.
+    vm.add_args('-L', '/usr/share/qemu', '-nodefaults', '-accel', accel,
+                '-machine', 'pseries,cap-cfpc=broken,cap-sbbc=broken,'
+                'cap-ibs=broken,cap-ccf-assist=off', *args)
+    return vm
+
+
 @pytest.fixture
 def pseries(tmp_path):
-    """A function that makes a pseries machine under TCG; not yet launched."""
+    """A function that makes such a machine, and ends it with the test."""
     machines = []
 
-    def make(*args, accel='tcg', build=OUT / KIND, **kwargs):
-        vm = QEMUMachine(str(build / 'qemu-system-ppc64'),
-                         base_temp_dir=tmp_path, log_dir=tmp_path, **kwargs)
-        # The capabilities are those that TCG lacks, each a warning otherwise.
-        vm.add_args('-L', '/usr/share/qemu', '-nodefaults', '-accel', accel,
-                    '-machine', 'pseries,cap-cfpc=broken,cap-sbbc=broken,'
-                    'cap-ibs=broken,cap-ccf-assist=off', *args)
+    def make(*args, **kwargs):
+        vm = machine(tmp_path, *args, **kwargs)
         machines.append(vm)
         return vm
 

@@ -27,7 +27,7 @@
 #define DONE            8       /* which batch was made last */
 #define CALLS           16      /* how many calls make a batch */
 #define OPCODE          24
-#define RECORD          32      /* whether to note each call's outcome */
+#define RECORD          32      /* 1: note each call's outcome; 2: check it */
 #define INTERRUPTS      40      /* whether to take interrupts meanwhile */
 #define INTERVAL        48      /* of the decrementer, in ticks of time base */
 #define START           56      /* the time base when the batch began */
@@ -35,6 +35,12 @@
 #define COUNT           72      /* calls noted since the machine's start */
 #define DAMAGE          80      /* what calls did to r5..r12: must stay 0 */
 #define TICKS           88      /* decrementer interrupts taken */
+/* Of calls that were checked: their values must be ever greater numbers */
+#define LAST            96      /* the last one */
+#define SUM             104
+#define XOR             112
+#define FAULTS          120     /* calls that failed, and values out of order */
+#define CHECKED         128     /* how many there were */
 
 /* Each vCPU's last 65536 r3 and r4, r16: at 1 MiB times its number plus 1 */
 #define RING_SHIFT      20
@@ -95,10 +101,11 @@ batch:  lwsync
         ld      r5, CALLS(r31)
         mtctr   r5
         ld      r5, RECORD(r31)
-        cmpldi  r5, 0
+        cmpldi  r5, 1
         mfspr   r6, SPR_TB
         std     r6, START(r31)
-        bne     record
+        beq     record
+        bgt     check
 
 1:      mr      r3, r17
         sc      1
@@ -126,6 +133,29 @@ record:
         lwsync
         std     r20, COUNT(r31)
         bdnz    record
+
+        /* The block is up to date after each call: a reset begins anew */
+check:  mr      r3, r17
+        sc      1
+        ld      r20, LAST(r31)
+        ld      r21, SUM(r31)
+        ld      r22, XOR(r31)
+        ld      r23, FAULTS(r31)
+        ld      r24, CHECKED(r31)
+        cmpldi  r3, 0
+        bne     1f
+        cmpld   r4, r20
+        bgt     2f
+1:      addi    r23, r23, 1
+2:      add     r21, r21, r4
+        xor     r22, r22, r4
+        addi    r24, r24, 1
+        std     r4, LAST(r31)
+        std     r21, SUM(r31)
+        std     r22, XOR(r31)
+        std     r23, FAULTS(r31)
+        std     r24, CHECKED(r31)
+        bdnz    check
 
 over:   mfspr   r6, SPR_TB
         std     r6, END(r31)
