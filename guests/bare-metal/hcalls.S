@@ -133,6 +133,7 @@ record:
         lwsync
         std     r20, COUNT(r31)
         bdnz    record
+        b       over
 
         /* The block is up to date after each call: a reset begins anew */
 check:  mr      r3, r17
