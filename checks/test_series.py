@@ -142,6 +142,24 @@ def test_work_is_not_lost(top, tree, tmp_path):
         git(tree, 'worktree', 'remove', '--force', source)
 
 
+def test_mails(top, tree, tmp_path):
+    """git am takes the mails, which make the same tree."""
+    mails, clone = tmp_path / 'mails', tmp_path / 'clone'
+    done = run(top / 'scripts/mail-series', tree, mails)
+    assert done.returncode == 0, done.stderr
+    letter, *patches = sorted(mails.iterdir())
+    assert len(patches) == len(series(top))
+    for _, *files in series(top):
+        assert all(f' {file} ' in letter.read_text() for file in files)
+    git(tree, 'worktree', 'add', '--detach', '-f', clone, 'without-peer')
+    try:
+        git(clone, '-c', 'user.name=a', '-c', 'user.email=a@b.example', 'am',
+            '-q', *patches)
+        assert git(clone, 'diff', 'series') == ''
+    finally:
+        git(tree, 'worktree', 'remove', '--force', clone)
+
+
 def test_commit_messages(tree):
     """What checkpatch does not look at."""
     messages = git(tree, 'log', '-z', '--format=%B', 'without-peer..series')

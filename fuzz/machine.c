@@ -9,6 +9,7 @@
 
 #define _GNU_SOURCE
 #include <endian.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -34,6 +35,7 @@ enum { GO = 0, DONE = 8, CALLS = 16, OPCODE = 24, RECORD = 32, INTERRUPTS = 40,
        INTERVAL = 48, COUNT = 72, DAMAGE = 80 };
 #define RING_LENGTH 65536
 #define H_RANDOM 0x300
+#define START_MS 30000
 #define RAM_SIZE (256 << 20)
 #define TB_HZ 512000000
 
@@ -56,6 +58,49 @@ int64_t now_ms(void)
 
     clock_gettime(CLOCK_MONOTONIC, &t);
     return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
+}
+
+/* How long QEMU's threads could have run and did not, in milliseconds */
+static int64_t starved_ms(Machine *m)
+{
+    char path[64];
+    int64_t total = 0;
+    struct dirent *entry;
+    DIR *directory;
+
+    snprintf(path, sizeof(path), "/proc/%d/task", m->pid);
+    directory = opendir(path);
+    while (directory && (entry = readdir(directory))) {
+        long long ran, waited;
+        FILE *file;
+
+        snprintf(path, sizeof(path), "/proc/%d/task/%.20s/schedstat", m->pid,
+                 entry->d_name);
+        file = fopen(path, "r");
+        if (file && fscanf(file, "%lld %lld", &ran, &waited) == 2) {
+            total += waited / 1000000;
+        }
+        if (file) {
+            fclose(file);
+        }
+    }
+    if (directory) {
+        closedir(directory);
+    }
+    return total;
+}
+
+Patience patience_begin(Machine *m)
+{
+    return (Patience) { now_ms(), starved_ms(m), PATIENCE_MS };
+}
+
+bool patience_is_over(Machine *m, const Patience *p)
+{
+    int64_t waited = now_ms() - p->start;
+
+    return waited > p->limit &&
+           waited - (starved_ms(m) - p->starved) > p->limit;
 }
 
 static void show_log(Machine *m)
@@ -184,8 +229,8 @@ static void child(Machine *m, int qmp, bool incoming)
     _exit(1);
 }
 
-/* Wait for a line of QMP for so long; it is at the start of received[]. */
-static int receive_line(Machine *m, int64_t limit)
+/* Wait for a line of QMP. It is at the start of received[]. */
+static int receive_line(Machine *m, const Patience *patience)
 {
     for (;;) {
         char *end = memchr(m->received, '\n', m->received_len);
@@ -197,7 +242,7 @@ static int receive_line(Machine *m, int64_t limit)
             return end - m->received + 1;
         }
         source_serve(m->source);
-        if (now_ms() > limit) {
+        if (patience_is_over(m, patience)) {
             failed(m, "no answer to %s within %d ms", m->asked, PATIENCE_MS);
         }
         if (poll(&p, 1, 5) <= 0) {
@@ -219,12 +264,11 @@ static void drop_line(Machine *m, int len)
 }
 
 /* Wait for an answer, and copy it if @answer is not NULL. */
-static bool receive(Machine *m, int64_t patience, char *answer, size_t size)
+static bool receive(Machine *m, const Patience *patience, char *answer,
+                    size_t size)
 {
-    int64_t limit = now_ms() + patience;
-
     for (;;) {
-        int len = receive_line(m, limit);
+        int len = receive_line(m, patience);
         bool error = !strncmp(m->received, "{\"error\"", 8);
         bool done = error || !strncmp(m->received, "{\"return\"", 9) ||
                     !strncmp(m->received, "{\"QMP\"", 6);
@@ -247,12 +291,13 @@ static bool command(Machine *m, const char *name, const char *arguments,
     int len = snprintf(line, sizeof(line),
                        "{\"execute\": \"%s\", \"arguments\": {%s}}\n",
                        name, arguments);
+    Patience patience = patience_begin(m);
 
     m->asked = name;
     if (write(m->qmp, line, len) != len) {
         failed(m, "QEMU has ended");
     }
-    return receive(m, PATIENCE_MS, answer, size);
+    return receive(m, &patience, answer, size);
 }
 
 bool machine_command(Machine *m, const char *name, const char *arguments)
@@ -277,6 +322,7 @@ int64_t machine_property(Machine *m, const char *name)
 static void launch(Machine *m, bool incoming)
 {
     int pair[2];
+    Patience start;
 
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
         perror("socketpair");
@@ -290,7 +336,9 @@ static void launch(Machine *m, bool incoming)
     close(pair[1]);
     m->qmp = pair[0];
     m->received_len = 0;
-    receive(m, 30000, NULL, 0);
+    start = patience_begin(m);
+    start.limit = START_MS;
+    receive(m, &start, NULL, 0);
     if (!machine_command(m, "qmp_capabilities", "")) {
         failed(m, "qmp_capabilities");
     }
@@ -337,10 +385,12 @@ void machine_end(Machine *m)
 
 void machine_reset(Machine *m)
 {
+    Patience patience = patience_begin(m);
+
     m->reset_seen = false;
     machine_command(m, "system_reset", "");
-    for (int64_t limit = now_ms() + PATIENCE_MS; !m->reset_seen;) {
-        if (now_ms() > limit) {
+    while (!m->reset_seen) {
+        if (patience_is_over(m, &patience)) {
             failed(m, "no reset within %d ms", PATIENCE_MS);
         }
         machine_command(m, "query-status", "");
@@ -350,8 +400,9 @@ void machine_reset(Machine *m)
 static void wait_for(Machine *m, const char *query, const char *state)
 {
     char answer[8192];
+    Patience patience = patience_begin(m);
 
-    for (int64_t limit = now_ms() + PATIENCE_MS; now_ms() < limit;) {
+    while (!patience_is_over(m, &patience)) {
         command(m, query, "", answer, sizeof(answer));
         if (strstr(answer, state)) {
             return;
