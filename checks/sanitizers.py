@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """QEMUs with sanitizers, and what these report."""
 
+from pathlib import Path
+
+SUPPRESSIONS = Path(__file__).resolve().parent / 'thread.supp'
+
 
 def environment(log):
     """Variables that have every QEMU write reports to files named log.PID."""
@@ -8,6 +12,7 @@ def environment(log):
     return {
         'ASAN_OPTIONS': common + 'detect_leaks=1:fast_unwind_on_malloc=0',
         'UBSAN_OPTIONS': common + 'halt_on_error=1:print_stacktrace=1',
+        'TSAN_OPTIONS': common + f'suppressions={SUPPRESSIONS}',
     }
 
 
