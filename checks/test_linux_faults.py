@@ -107,7 +107,7 @@ def assert_waits(guest, seconds=0.3):
 def assert_idles(guest):
     """The same, and QEMU is idle meanwhile."""
     assert_waits(guest, 1)
-    load = guest.load()
+    load = min(guest.load() for _ in range(3))  # others use the machine too
     print(f'load {load:.1%}')
     assert load < 0.02
     assert guest.waits()
