@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The host's side of guests/bare-metal/hcalls.S, whose memory it shares."""
 
+import array
 import itertools
 import mmap
 import signal
@@ -18,6 +19,7 @@ H_NOBODYS = 0x12c   # answered with H_FUNCTION: the cheapest hypercall there is
 TB_HZ = 512000000
 RAM_SIZE = 256 << 20
 RING_LENGTH = 65536
+DURATIONS = 131072
 
 CPUS = 0x10000
 BLOCKS = 0x11000
@@ -26,6 +28,7 @@ BLOCK_SIZE = 0x100
  DAMAGE, TICKS, LAST, SUM, XOR, FAULTS, CHECKED) = range(0, 136, 8)
 
 CHECK = 2   # for RECORD
+TIME = 3
 
 
 def build(source, directory):
@@ -71,6 +74,13 @@ def within(seconds):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def cpu_seconds(pid):
+    """The processor time that a process has used."""
+    # The clock of clock_getcpuclockid(3), which Python hasn't got; the ticks
+    # in /proc/PID/stat are too coarse.
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def hmp(vm, command):
@@ -131,6 +141,14 @@ class Guest:
         self._words[address // 8] = int.from_bytes(value.to_bytes(8, 'big'),
                                                    sys.byteorder)
 
+    def _ring(self, cpu, length):
+        """The first words of that vCPU's ring."""
+        first = (cpu + 1) << 17
+        words = array.array('Q', self._words[first:first + length].tobytes())
+        if sys.byteorder == 'little':
+            words.byteswap()
+        return words
+
     def get(self, cpu, field):
         return self._peek(BLOCKS + cpu * BLOCK_SIZE + field)
 
@@ -168,15 +186,20 @@ class Guest:
         """Status and value of each call of that vCPU."""
         count = self.get(cpu, COUNT)
         assert count <= RING_LENGTH
-        ring = (cpu + 1) << 20
-        return [(self._peek(at), self._peek(at + 8))
-                for at in range(ring, ring + count * 16, 16)]
+        words = self._ring(cpu, 2 * count)
+        return list(zip(words[::2], words[1::2]))
 
     def values(self, cpu=0):
         """What that vCPU got; not one of its calls failed."""
         results = self.results(cpu)
         assert {status for status, _ in results} <= {H_SUCCESS}
         return [value for _, value in results]
+
+    def durations(self, cpu=0):
+        """How many ticks each call took of a batch with record=TIME."""
+        calls = self.get(cpu, CALLS)
+        assert calls <= DURATIONS
+        return self._ring(cpu, calls)
 
     def seconds(self, cpus=(0,)):
         """How long these vCPUs took for their last calls, all in all."""
@@ -219,6 +242,4 @@ class Guest:
 
     def cpu_seconds(self):
         """The processor time that QEMU has used."""
-        # The clock of clock_getcpuclockid(3), which Python hasn't got; the
-        # ticks in /proc/PID/stat are too coarse.
-        return time.clock_gettime(~self.vm.get_pid() << 3 | 2)
+        return cpu_seconds(self.vm.get_pid())

@@ -27,7 +27,8 @@
 #define DONE            8       /* which batch was made last */
 #define CALLS           16      /* how many calls make a batch */
 #define OPCODE          24
-#define RECORD          32      /* 1: note each call's outcome; 2: check it */
+#define RECORD          32      /* 1: note each call's outcome; 2: check it; */
+                                /* 3: note how long it takes */
 #define INTERRUPTS      40      /* whether to take interrupts meanwhile */
 #define INTERVAL        48      /* of the decrementer, in ticks of time base */
 #define START           56      /* the time base when the batch began */
@@ -42,7 +43,10 @@
 #define FAULTS          120     /* calls that failed, and values out of order */
 #define CHECKED         128     /* how many there were */
 
-/* Each vCPU's last 65536 r3 and r4, r16: at 1 MiB times its number plus 1 */
+/*
+ * Each vCPU's last 65536 r3 and r4, or the durations of the last 131072 calls
+ * of a batch, r16: at 1 MiB times its number plus 1
+ */
 #define RING_SHIFT      20
 
         .text
@@ -102,9 +106,11 @@ batch:  lwsync
         mtctr   r5
         ld      r5, RECORD(r31)
         cmpldi  r5, 1
+        cmpldi  cr1, r5, 3
         mfspr   r6, SPR_TB
         std     r6, START(r31)
         beq     record
+        beq     cr1, time
         bgt     check
 
 1:      mr      r3, r17
@@ -157,6 +163,24 @@ check:  mr      r3, r17
         std     r23, FAULTS(r31)
         std     r24, CHECKED(r31)
         bdnz    check
+        b       over
+
+        /* In ticks of the time base, of which each call is charged one read */
+time:   li      r20, 0
+1:      mr      r3, r17
+        mfspr   r21, SPR_TB
+        sc      1
+        mfspr   r22, SPR_TB
+        sub     r22, r22, r21
+        clrlsldi r23, r20, 47, 3
+        stdx    r22, r23, r16
+        addi    r20, r20, 1
+        cmpldi  r3, 0
+        beq     2f
+        ld      r24, FAULTS(r31)
+        addi    r24, r24, 1
+        std     r24, FAULTS(r31)
+2:      bdnz    1b
 
 over:   mfspr   r6, SPR_TB
         std     r6, END(r31)
