@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What all checks share: where things are, and a machine to start."""
 
+import contextlib
 import fcntl
 import functools
 import os
@@ -115,26 +116,29 @@ def guest(pseries, image, tmp_path):
     return functools.partial(bare_metal.Guest, pseries, image, tmp_path)
 
 
+class Fifo:
+    """A source that gives what is written to it, and only that."""
+
+    def __init__(self, directory):
+        path = directory / 'fifo'
+        os.mkfifo(path)
+        self._fd = os.open(path, os.O_RDWR)
+        self.backend = f'rng-random,filename={path}'
+
+    def write(self, data):
+        os.write(self._fd, data)
+
+    def unread(self):
+        """How many bytes nobody has read yet."""
+        size = bytearray(4)
+        fcntl.ioctl(self._fd, termios.FIONREAD, size)
+        return int.from_bytes(size, sys.byteorder)
+
+    def close(self):
+        os.close(self._fd)
+
+
 @pytest.fixture
 def fifo(tmp_path):
-    """A source that gives what the test writes to .fd, and only that."""
-    path = tmp_path / 'fifo'
-    os.mkfifo(path)
-    fd = os.open(path, os.O_RDWR)
-
-    class Fifo:
-        backend = f'rng-random,filename={path}'
-
-        @staticmethod
-        def write(data):
-            os.write(fd, data)
-
-        @staticmethod
-        def unread():
-            """How many bytes nobody has read yet."""
-            size = bytearray(4)
-            fcntl.ioctl(fd, termios.FIONREAD, size)
-            return int.from_bytes(size, sys.byteorder)
-
-    yield Fifo
-    os.close(fd)
+    with contextlib.closing(Fifo(tmp_path)) as source:
+        yield source

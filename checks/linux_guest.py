@@ -27,16 +27,20 @@ def cpio(root, names):
                           stdout=subprocess.PIPE).stdout
 
 
-def initrd_with_job(guest, directory, job):
-    """The guest's initramfs, with a script for its /init to run."""
+def initrd_with_job(guest, directory, job, programs=()):
+    """
+    The guest's initramfs, with a script for its /init to run.
+
+    programs: what else of the directory to put there
+    """
     (directory / 'job').write_text(job)
     path = directory / 'initrd'
     path.write_bytes((guest / 'initrd.gz').read_bytes() +
-                     gzip.compress(cpio(directory, ['job'])))
+                     gzip.compress(cpio(directory, ['job', *programs])))
     return path
 
 
-def linux_args(top, suite, directory, job, vof=True):
+def linux_args(top, suite, directory, job, vof=True, programs=()):
     """
     Arguments that have QEMU boot that suite's Linux and run the job.
 
@@ -46,7 +50,7 @@ def linux_args(top, suite, directory, job, vof=True):
     return ['-machine', f'x-vof={"on" if vof else "off"}',
             '-smp', '2', '-m', '1G',
             '-kernel', str(guest / 'vmlinux'),
-            '-initrd', str(initrd_with_job(guest, directory, job)),
+            '-initrd', str(initrd_with_job(guest, directory, job, programs)),
             '-append', 'console=hvc0 loglevel=1']
 
 
