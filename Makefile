@@ -11,7 +11,7 @@ BASE = $(or $(QEMU_SRC),build/base/qemu)
 QEMU = $(OUT)/qemu-system-ppc64
 
 .DEFAULT_GOAL = help
-.PHONY: help packages tree qemu peer build run shell check fuzz soak \
+.PHONY: help packages tree qemu peer build run shell check fuzz soak bench \
 	coverage docs series bisect-check export clean
 
 help: ## this list
@@ -51,6 +51,10 @@ fuzz: tree ## look for input that upsets the device, for SECONDS=60
 
 soak: qemu ## 10^9 calls, each checked, and 100 migrations meanwhile: 15 minutes
 	@OUT=$(OUT) bench/soak
+
+bench: qemu peer ## this device and QEMU's own, measured in turn: 11 minutes
+	@guests/linux/build bookworm
+	@OUT=$(OUT) bench/run
 
 coverage: tree ## which lines of ours the tests run
 	@scripts/coverage $(OUT)

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is measured of one machine."""
+
+import collections
+import math
+import os
+import subprocess
+import tempfile
+import time
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import machines
+from bare_metal import (DURATIONS, FAULTS, H_NOBODYS, H_RANDOM, TB_HZ, TIME,
+                        cpu_seconds)
+from conftest import Fifo
+from machines import DEVICES, TOP, Failure, Hangs
+
+BATCH = 0.04    # seconds that some calls of a vCPU take, between two looks
+BARE_LIMIT = 5
+LINUX_LIMIT = 15
+NS_PER_TICK = 1e9 / TB_HZ
+
+CURRENT = '/sys/class/misc/hw_random/rng_current'
+SELECT = {'spapr-rng': f'echo pseries_rng >{CURRENT}',
+          'virtio-rng-pci': 'modprobe virtio_pci; modprobe virtio-rng; '
+                            f'echo virtio_rng.0 >{CURRENT}'}
+
+
+def hangs(seconds):
+    """The result where a guest did not go on for that long."""
+    return {'hangs_after_s': seconds}
+
+
+def figures(p50, p99, p999, longest, samples):
+    """From ticks."""
+    return {'p50_ns': round(p50 * NS_PER_TICK),
+            'p99_ns': round(p99 * NS_PER_TICK),
+            'p999_ns': round(p999 * NS_PER_TICK),
+            'max_ns': round(longest * NS_PER_TICK), 'samples': samples}
+
+
+def percentile(counts, total, thousandths):
+    """Of values that were counted, which come in order."""
+    rank = math.ceil(total * thousandths / 1000)
+    for value, count in counts:
+        rank -= count
+        if rank <= 0:
+            return value
+    raise AssertionError
+
+
+class Calls:
+    """What is known of one hypercall on one machine."""
+
+    def __init__(self, vm, opcode):
+        self._vm = vm
+        self._opcode = opcode
+        self._ticks = collections.Counter()
+        self._calls = 0
+        self._seconds = 0
+        self._batch = 16
+        while self._make(self._batch) < BATCH / 8:
+            self._batch *= 2
+
+    def _make(self, calls, record=False):
+        vm = self._vm
+        vm.call(calls, self._opcode, record=record)
+        machines.wait_for(lambda: all(map(vm.done, range(vm.cpus))),
+                          BARE_LIMIT)
+        vm.finish()
+        return vm.seconds(range(vm.cpus))
+
+    def _faults(self):
+        return sum(self._vm.get(cpu, FAULTS) for cpu in range(self._vm.cpus))
+
+    def measure(self):
+        """Once for throughput, once for durations."""
+        seconds = self._make(self._batch)
+        self._seconds += seconds
+        self._calls += self._batch * self._vm.cpus
+        before = self._faults()
+        timed = min(self._batch, DURATIONS)
+        self._make(timed, TIME)
+        for cpu in range(self._vm.cpus):
+            self._ticks.update(self._vm.durations(cpu))
+        failed = self._faults() - before
+        if failed != (timed * self._vm.cpus
+                      if self._opcode == H_NOBODYS else 0):
+            raise Failure(f'{failed} calls failed')
+        # One look may have come while the host did something else.
+        self._batch = min(2 * self._batch,
+                          max(16, round(self._batch * BATCH / seconds)))
+
+    def result(self):
+        counts = sorted(self._ticks.items())
+        total = self._ticks.total()
+        return {'calls_per_s': round(self._calls / self._seconds),
+                **figures(*(percentile(counts, total, thousandths)
+                            for thousandths in (500, 990, 999, 1000)), total)}
+
+
+def bare(seconds, *which):
+    """The null hypercall and H_RANDOM in turn, for that many seconds."""
+    with machines.bare(*which) as vm:
+        null = Calls(vm, H_NOBODYS)
+        try:
+            random = Calls(vm, H_RANDOM)
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                null.measure()
+                random.measure()
+        except Hangs:
+            return {'random': hangs(BARE_LIMIT)}
+        return {'null': null.result(), 'random': random.result()}
+
+
+def build_reads(directory):
+    """The program that measures inside Linux."""
+    program = directory / 'reads'
+    subprocess.run(['powerpc64le-linux-gnu-gcc', '-O2', '-static', '-Wall',
+                    '-Werror', '-o', program, TOP / 'bench/reads.c'],
+                   check=True)
+    return program
+
+
+def _linux(seconds, program, qemu, source, cpus, devices):
+    """What these devices gave, one after the other, until one hung."""
+    job = '\n'.join(f'{SELECT[device]}\n/reads {cpus} {seconds}'
+                    for device in devices)
+    with machines.backend(source) as (rng, args):
+        args = [*args, '-object', f'{rng},id=rng0', '-smp', str(cpus)]
+        for device in devices:
+            args += ['-device', f'{device},rng=rng0']
+        with machines.linux(qemu, args, job, program) as guest:
+            try:
+                booted = guest.wait_for_line('--- job begin', LINUX_LIMIT)
+                guest.wait_for_line('--- job end', booted + LINUX_LIMIT)
+            except Hangs:
+                pass
+            lines = guest.lines()
+    given = [[int(word) for word in line.split()[1:]] for line in lines
+             if line.startswith('result ') and line.count(' ') == 7]
+    if len(given) < len(devices) and '--- job end' in '\n'.join(lines):
+        raise Failure('\n'.join(lines))
+    return [{'bytes_per_s': round(size * TB_HZ / ticks),
+             **figures(*durations)} for *durations, size, ticks in given]
+
+
+def linux(*which, devices=DEVICES):
+    """Reads of /dev/hwrng; by device."""
+    results = {}
+    left = list(devices)
+    while left:
+        for result in _linux(*which, left):
+            results[left.pop(0)] = result
+        if left:
+            results[left.pop(0)] = hangs(LINUX_LIMIT)
+    return results
+
+
+def device_args(who, rng):
+    """A QEMU, and arguments for its device; that of 'none' has none."""
+    if who == 'none':
+        return 'ours', []
+    return who, ['-object', f'{rng},id=rng0', '-device', 'spapr-rng,rng=rng0']
+
+
+def boot(who):
+    """How long Linux takes to its first process's job."""
+    with (machines.backend('rng-random') as (rng, _),
+          machines.linux(*device_args(who, rng)) as guest):
+        return round(guest.wait_for_line('--- job begin', 60), 3)
+
+
+def idle(seconds, settle):
+    """Linux guests that do nothing, at the same time; what each costs."""
+    with ExitStack() as stack:
+        guests = {}
+        for who in ('none', *machines.QEMUS):
+            directory = stack.enter_context(tempfile.TemporaryDirectory())
+            fifo = stack.enter_context(closing(Fifo(Path(directory))))
+            fifo.write(os.urandom(65536))
+            guests[who] = fifo, stack.enter_context(
+                machines.linux(*device_args(who, fifo.backend), 'sleep 1000'))
+        for _, guest in guests.values():
+            guest.wait_for_line('--- job begin', 60)
+        time.sleep(settle)
+
+        def used():
+            return {who: (cpu_seconds(guest.vm.get_pid()), fifo.unread())
+                    for who, (fifo, guest) in guests.items()}
+
+        before = used()
+        time.sleep(seconds)
+        after = used()
+    if not all(unread for _, unread in after.values()):
+        raise Failure('a guest that does nothing emptied its source')
+    return {who: {'seconds': seconds,
+                  'cpu_s': round(after[who][0] - before[who][0], 3),
+                  'source_bytes': before[who][1] - after[who][1],
+                  'source_bytes_since_start': 65536 - after[who][1]}
+            for who in guests}

@@ -1,0 +1,156 @@
+/*
+ * Inside Linux: how long reads of /dev/hwrng take, and how many bytes it gives
+ *
+ *   reads READERS SECONDS
+ *
+ * Each reader, on a vCPU of its own, reads 8 bytes at a time, which is one
+ * H_RANDOM call, for that many seconds or SAMPLES times; then 4096 at a time,
+ * for as long. Prints ticks of the time base.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#define _GNU_SOURCE
+#include <err.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define READERS 8
+#define SAMPLES 65536
+
+static struct reader {
+    uint64_t start, end, count;
+    uint32_t ticks[SAMPLES];
+} *readers;
+
+static int readers_count, hwrng;
+static uint64_t duration;
+
+static uint64_t now(void)
+{
+    return __builtin_ppc_get_timebase();
+}
+
+static void get(size_t size)
+{
+    static char data[4096];
+
+    if (read(hwrng, data, size) != (ssize_t)size) {
+        err(1, "/dev/hwrng gave less than %zu bytes", size);
+    }
+}
+
+/* The durations of single reads */
+static void words(struct reader *r)
+{
+    do {
+        uint64_t before = now();
+
+        get(8);
+        r->end = now();
+        r->ticks[r->count++] = r->end - before;
+    } while (r->count < SAMPLES && r->end - r->start < duration);
+}
+
+static void blocks(struct reader *r)
+{
+    do {
+        get(4096);
+        r->count += 4096;
+        r->end = now();
+    } while (r->end - r->start < duration);
+}
+
+/* Have all readers do this at the same time. */
+static void all(void (*work)(struct reader *))
+{
+    for (int i = 0; i < readers_count; i++) {
+        if (fork() == 0) {
+            cpu_set_t cpu;
+
+            CPU_ZERO(&cpu);
+            CPU_SET(i, &cpu);
+            if (sched_setaffinity(0, sizeof(cpu), &cpu)) {
+                err(1, "there is no vCPU %d", i);
+            }
+            readers[i].count = 0;
+            readers[i].start = now();
+            work(&readers[i]);
+            _exit(0);
+        }
+    }
+    for (int i = 0; i < readers_count; i++) {
+        int status;
+
+        if (wait(&status) < 0 || status) {
+            errx(1, "a reader failed");
+        }
+    }
+}
+
+static int compare(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+
+    return (x > y) - (x < y);
+}
+
+static void print_durations(void)
+{
+    static const int thousandths[] = { 500, 990, 999, 1000 };
+    static uint32_t ticks[READERS * SAMPLES];
+    uint64_t count = 0;
+
+    for (int i = 0; i < readers_count; i++) {
+        for (uint64_t j = 0; j < readers[i].count; j++) {
+            ticks[count++] = readers[i].ticks[j];
+        }
+    }
+    qsort(ticks, count, sizeof(ticks[0]), compare);
+    for (int i = 0; i < 4; i++) {
+        printf(" %u", ticks[(count * thousandths[i] + 999) / 1000 - 1]);
+    }
+    printf(" %ju", (uintmax_t)count);
+}
+
+static void print_throughput(void)
+{
+    uint64_t bytes = 0, start = UINT64_MAX, end = 0;
+
+    for (int i = 0; i < readers_count; i++) {
+        bytes += readers[i].count;
+        start = readers[i].start < start ? readers[i].start : start;
+        end = readers[i].end > end ? readers[i].end : end;
+    }
+    printf(" %ju %ju\n", (uintmax_t)bytes, (uintmax_t)(end - start));
+}
+
+int main(int argc, char **argv)
+{
+    readers_count = argc == 3 ? atoi(argv[1]) : 0;
+    if (readers_count < 1 || readers_count > READERS) {
+        errx(2, "usage: reads READERS SECONDS, with up to %d", READERS);
+    }
+    duration = atof(argv[2]) * 512000000;
+    hwrng = open("/dev/hwrng", O_RDONLY);
+    readers = mmap(NULL, sizeof(*readers) * READERS, PROT_READ | PROT_WRITE,
+                   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (hwrng < 0 || readers == MAP_FAILED) {
+        err(1, "/dev/hwrng");
+    }
+
+    printf("result");
+    fflush(stdout);
+    all(words);
+    print_durations();
+    fflush(stdout);
+    all(blocks);
+    print_throughput();
+    return 0;
+}

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What bench/run measured, for people."""
+
+import statistics
+import subprocess
+import tempfile
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parent.parent
+FIGURES = ('p50_ns', 'p99_ns', 'p999_ns', 'max_ns')
+HEADS = ['p50', 'p99', 'p99.9', 'max']
+
+
+def best(rounds):
+    """The round with the highest throughput; that with a hang, if any."""
+    def rank(figures):
+        return ('hangs_after_s' in figures, figures.get('calls_per_s', 0),
+                figures.get('bytes_per_s', 0))
+    return max(rounds, key=rank)
+
+
+def nanoseconds(value):
+    """As people write it, with three digits."""
+    for unit, factor in (('ms', 1e6), ('µs', 1e3)):
+        if value >= factor:
+            value /= factor
+            return f'{value:.{max(0, 3 - len(str(int(value))))}f} {unit}'
+    return f'{value} ns'
+
+
+def cells(figures, rate):
+    if 'hangs_after_s' in figures:
+        limit = figures['hangs_after_s']
+        return [f'hangs: no answer in {limit} s', *[''] * len(FIGURES)]
+    return [*(nanoseconds(figures[key]) for key in FIGURES),
+            f'{figures[rate]:,}']
+
+
+def table(head, rows):
+    return ['| ' + ' | '.join(row) + ' |'
+            for row in [head, ['---'] * len(head), *rows]] + ['']
+
+
+def null_rows(entries):
+    """The best of all that were measured beside the other calls."""
+    for cpus, qemu in dict.fromkeys((e['vcpus'], e['qemu']) for e in entries):
+        rounds = [one for e in entries for one in e['null']
+                  if (e['vcpus'], e['qemu']) == (cpus, qemu)]
+        if rounds:
+            yield ['null hypercall', str(cpus), qemu,
+                   *cells(best(rounds), 'calls_per_s')]
+
+
+def bare_metal(entries):
+    rows = [*null_rows(entries),
+            *([e['source'], str(e['vcpus']), e['qemu'],
+               *cells(best(e['random']), 'calls_per_s')]
+              for e in entries if 'pool_size' not in e)]
+    return ['Hypercalls of a bare-metal guest, one after the other on each '
+            'vCPU. Durations are by the guest\'s time base, and include one '
+            'reading of it; the rate is measured without.', '',
+            *table(['source', 'vCPUs', 'QEMU', *HEADS, 'calls/s'], rows)]
+
+
+def pools(entries):
+    rows = [[e['source'], str(e['pool_size']),
+             *cells(best(e['random']), 'calls_per_s')]
+            for e in entries if 'pool_size' in e]
+    return ['The same, ours with 1 vCPU, by `pool-size`.', '',
+            *table(['source', 'pool-size', *HEADS, 'calls/s'], rows)]
+
+
+def linux(entries):
+    rows = [[device, e['source'], str(e['vcpus']), e['qemu'],
+             *cells(best(e[device]), 'bytes_per_s')]
+            for device in ('spapr-rng', 'virtio-rng-pci') for e in entries]
+    return ['Reads of `/dev/hwrng` in Linux, by one process on each vCPU: '
+            'durations of 8 bytes, for which spapr-rng gets one call and '
+            'virtio-rng keeps what is left of an earlier request; the rate '
+            'with 4096 bytes at a time.', '',
+            *table(['device', 'source', 'vCPUs', 'QEMU', *HEADS, 'bytes/s'],
+                   rows)]
+
+
+def whole_machine(boots, idle):
+    seconds = idle['none']['seconds']
+    return ['Linux as a whole, without a device and with each.', '', *table(
+        ['', *boots],
+        [['boot, median', *(f'{statistics.median(boots[who]):.2f} s'
+                            for who in boots)],
+         [f'processor time, idle for {seconds} s',
+          *(f"{idle[who]['cpu_s']:.2f} s" for who in boots)],
+         ['bytes taken of the source meanwhile',
+          *(f"{idle[who]['source_bytes']:,}" for who in boots)]])]
+
+
+def markdown(found):
+    return ['`ours` is this device, `peer` the one that QEMU has, both built '
+            'of the same base with the same flags and measured in turn. The '
+            'best of all rounds; `bench.json` has each. Where there are more '
+            'vCPUs than cores, they wait for each other.', '',
+            *bare_metal(found['bare_metal']), *pools(found['bare_metal']),
+            *linux(found['linux']),
+            *whole_machine(found['boot_s'], found['idle'])[:-1]]
+
+
+def points(entries):
+    """For gnuplot: where each series stands, and what it has."""
+    entries = [e for e in entries if e['vcpus'] == 1 and 'pool_size' not in e]
+    sources = list(dict.fromkeys(e['source'] for e in entries))
+    for n, series in enumerate(('null', 'ours', 'peer')):
+        for at, source in enumerate(sources):
+            same = [e for e in entries if e['source'] == source]
+            rounds = [one for e in same if series in ('null', e['qemu'])
+                      for one in e['null' if series == 'null' else 'random']]
+            figures = best(rounds)
+            x = at + (n - 1) * 0.27
+            if 'hangs_after_s' in figures:
+                yield [x, *['NaN'] * 4, '"hangs"', source]
+            else:
+                label = nanoseconds(figures['p50_ns'])
+                yield [x, *(figures[key] for key in FIGURES), f'"{label}"',
+                       source]
+        yield []
+        yield []
+
+
+def plot(found, path):
+    with tempfile.NamedTemporaryFile('w', suffix='.dat') as data:
+        for point in points(found['bare_metal']):
+            print(*point, file=data)
+        data.flush()
+        subprocess.run(['gnuplot', '-e', f"data='{data.name}'", '-e',
+                        f"out='{path}'", TOP / 'bench/plot.gp'], check=True)
