@@ -419,12 +419,17 @@ static void wait_for(Machine *m, const char *query, const char *state)
 void machine_save(Machine *m)
 {
     char *uri, *state = in(m, "state");
+    Patience patience = patience_begin(m);
 
     if (asprintf(&uri, "\"uri\": \"file:%s\"", state) < 0) {
         abort();
     }
-    if (!machine_command(m, "migrate", uri)) {
-        failed(m, "migrate is refused");
+    /* Of the one before, there is something to do after it was completed. */
+    while (!machine_command(m, "migrate", uri)) {
+        if (patience_is_over(m, &patience)) {
+            failed(m, "migrate is refused");
+        }
+        usleep(1000);
     }
     wait_for(m, "query-migrate", "\"status\": \"completed\"");
     free(uri);
