@@ -11,8 +11,8 @@ BASE = $(or $(QEMU_SRC),build/base/qemu)
 QEMU = $(OUT)/qemu-system-ppc64
 
 .DEFAULT_GOAL = help
-.PHONY: help packages tree qemu peer build run shell check fuzz soak bench \
-	coverage docs series bisect-check export clean
+.PHONY: help packages tree qemu peer build run shell check bench soak \
+	quality fuzz coverage docs series bisect-check export clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -55,6 +55,10 @@ soak: qemu ## 10^9 calls, each checked, and 100 migrations meanwhile: 15 minutes
 bench: qemu peer ## this device and QEMU's own, measured in turn: 11 minutes
 	@guests/linux/build bookworm
 	@OUT=$(OUT) bench/run
+
+quality: qemu ## 1 GB of a Linux guest's /dev/hwrng through statistical tests: 10 minutes
+	@guests/linux/build bookworm
+	@OUT=$(OUT) bench/quality
 
 coverage: tree ## which lines of ours the tests run
 	@scripts/coverage $(OUT)

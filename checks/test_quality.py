@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A short run of bench/quality, and whether it sees what is bad."""
+
+import importlib.machinery
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from conftest import TOP
+
+BENCH = TOP / 'bench/quality'
+
+
+@pytest.fixture(scope='module')
+def bench():
+    """The program as a module."""
+    sys.path.insert(0, str(TOP / 'bench'))
+    loader = importlib.machinery.SourceFileLoader('quality', str(BENCH))
+    module = importlib.util.module_from_spec(
+        importlib.util.spec_from_loader('quality', loader))
+    loader.exec_module(module)
+    return module
+
+
+def quality(*args, **env):
+    done = subprocess.run([BENCH, *args], capture_output=True, text=True,
+                          check=False, timeout=120, env={**os.environ, **env})
+    print(done.stdout, done.stderr)
+    return done
+
+
+def test_quality(tmp_path):
+    done = quality('--megabytes', '7', '--exact', '2', '--out', tmp_path)
+    assert done.returncode == 0
+    results = json.loads((tmp_path / 'quality.json').read_text())['results']
+    exact = results['exact']
+    assert exact['words'] == 250000 and exact['wrong'] == 0
+    assert exact['calls'] == exact['words'] + exact['kernel_before'] + \
+        exact['kernel_meanwhile'] + exact['kernel_after']
+    for side in results['guest'], results['host']:
+        assert side['rngtest']['blocks'] == (7000000 - 4) // 2500
+        # 2 are expected; that there are more than 20 is as good as impossible.
+        assert side['rngtest']['failures'] <= 20
+        assert [test['test'] for test in side['dieharder']] == [
+            'diehard_2dsphere', 'diehard_3dsphere']
+        assert all(0 <= test['p'] <= 1 for test in side['dieharder'])
+    # Each is of its own data.
+    assert results['guest']['dieharder'] != results['host']['dieharder']
+    assert '250,000 words, 0 wrong' in (tmp_path / 'quality.md').read_text()
+
+
+def test_comparison(bench):
+    """A few words may be the kernel's; none comes twice or is another."""
+    assert bench.skipped([23, 24, 25, 26]) == 0
+    assert bench.skipped([23, 24, 29, 30, 32]) == 5
+    for words in ([23, 24, 24], [23, 25, 24], [23, 24, 31],
+                  [23, 24, 25 << 56]):
+        with pytest.raises(bench.Failure, match='word [12] of /dev/hwrng'):
+            bench.skipped(words)
+
+
+def test_lost_words(bench, tmp_path, monkeypatch):
+    """What the device read for the guest went to calls of the guest."""
+    draw = bench.draw
+
+    def lossy(*args):
+        disk, given = draw(*args)
+        return disk, given + 8
+
+    monkeypatch.setattr(bench, 'draw', lossy)
+    with pytest.raises(bench.Failure, match='bytes for the guest'):
+        bench.check_numbers(tmp_path, 1)
+
+
+def test_bad_numbers(bench, tmp_path):
+    """One bit of each byte is always 0."""
+    path = tmp_path / 'bad'
+    path.write_bytes(os.urandom(5 * 10 ** 6).translate(
+        bytes(i & 0x7f for i in range(256))))
+    found = bench.test_both(path, path, 5)['guest']
+    assert found['rngtest']['failures'] == found['rngtest']['blocks'] == 1999
+    assert 'FAILED' in [test['assessment'] for test in found['dieharder']]
+
+
+@pytest.mark.parametrize('args, message', [
+    (['--megabytes', '1'], '--megabytes: use 5 or more'),
+    (['--exact', '0'], '--exact: use 1 or more'),
+    (['--megabytes', 'x'], "invalid int value: 'x'"),
+])
+def test_bad_arguments(tmp_path, args, message):
+    done = quality(*args, '--out', tmp_path)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_tool(tmp_path):
+    done = quality('--out', tmp_path, PATH=str(tmp_path))
+    assert done.returncode != 0
+    assert done.stderr == ('quality: there is no rngtest: run "apt-get '
+                           'install rng-tools-debian"\n')
