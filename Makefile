@@ -12,7 +12,7 @@ QEMU = $(OUT)/qemu-system-ppc64
 
 .DEFAULT_GOAL = help
 .PHONY: help packages tree qemu peer build run shell check bench soak \
-	quality fuzz coverage docs series bisect-check export clean
+	quality many fuzz coverage docs series bisect-check export clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -59,6 +59,10 @@ bench: qemu peer ## this device and QEMU's own, measured in turn: 11 minutes
 quality: qemu ## 1 GB of a Linux guest's /dev/hwrng through statistical tests: 10 minutes
 	@guests/linux/build bookworm
 	@OUT=$(OUT) bench/quality
+
+many: qemu ## 20 guests at once on one host, and what follows for 1,000: 6 minutes
+	@guests/linux/build bookworm
+	@OUT=$(OUT) bench/many --page docs/many-guests.md
 
 coverage: tree ## which lines of ours the tests run
 	@scripts/coverage $(OUT)

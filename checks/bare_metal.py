@@ -102,13 +102,17 @@ def add_disk(vm, directory):
 
 
 class Guest:
-    """A machine with the device, its source `backend`, and the program."""
+    """
+    A machine with the device, its source `backend`, and the program; without
+    a backend, also without the device.
+    """
 
     _number = itertools.count()
 
     def __init__(self, make, image, directory, backend, *args, device='',
                  cpus=1, interrupts=False, ram=None, **kwargs):
         self.cpus = cpus
+        self.has_device = backend is not None
         name = f'qemu{next(self._number)}'
         self.log_path = directory / f'{name}.log'
         self.ram = ram or directory / f'{name}.ram'
@@ -128,9 +132,9 @@ class Guest:
             '-object', 'memory-backend-file,id=ram,share=on,'
             f'size={RAM_SIZE},mem-path={self.ram}',
             '-machine', 'memory-backend=ram',
-            '-object', f'{backend},id=rng0',
-            '-device', f'spapr-rng,rng=rng0{device}', *args,
-            name=name, **kwargs)
+            *(['-object', f'{backend},id=rng0',
+               '-device', f'spapr-rng,rng=rng0{device}'] if self.has_device else []),
+            *args, name=name, **kwargs)
         self.vm.launch()
 
     def _peek(self, address):

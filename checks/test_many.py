@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A short run of bench/many, what it computes, and its EGD daemon."""
+
+import importlib.machinery
+import importlib.util
+import json
+import socket
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from bare_metal import COUNT
+from conftest import TOP
+
+BENCH = TOP / 'bench/many'
+FACTS = {'boot_bytes': 240, 'idle_bytes_per_s': 4, 'urandom_ns': 80,
+         'daemon_ns_per_byte': 20, 'quota': 1000, 'quota_ns': 50000,
+         'memory_kib': 8, 'memory_most_kib': 12, 'memory_pss_kib': 8}
+
+
+@pytest.fixture(name='bench', scope='module')
+def bench_fixture():
+    """The program as a module."""
+    sys.path.insert(0, str(TOP / 'bench'))
+    loader = importlib.machinery.SourceFileLoader('many', str(BENCH))
+    module = importlib.util.module_from_spec(
+        importlib.util.spec_from_loader('many', loader))
+    loader.exec_module(module)
+    return module
+
+
+def many(*args):
+    done = subprocess.run([BENCH, *args], capture_output=True, text=True,
+                          check=False, timeout=120)
+    print(done.stdout, done.stderr)
+    return done
+
+
+def test_many(tmp_path, bench):
+    page = tmp_path / 'page.md'
+    page.write_text('\n'.join(['before', bench.MARKS[0], 'old',
+                               bench.MARKS[1], 'after', '']))
+    done = many('--guests', '2', '--seconds', '1', '--idle', '1',
+                '--out', tmp_path, '--page', page)
+    assert done.returncode == 0
+    results = json.loads((tmp_path / 'many.json').read_text())['results']
+    cases = results['cases']
+    assert set(cases) == {'none', 'urandom', 'quota', 'egd', 'slow', 'slow8'}
+    for case in cases.values():
+        assert len(case['calls']) == 2 and min(case['calls']) > 0
+    for name in ('urandom', 'egd'):
+        # Far more than any of them gets that waits for something
+        assert min(cases[name]['bytes']) > 100000
+    for name, limit in (('quota', bench.QUOTA), ('slow8', bench.SHARE)):
+        seconds = cases[name]['seconds']
+        assert cases[name]['failed_calls'] == 0
+        # What was saved up, and what is under way when the time is taken
+        assert sum(cases[name]['bytes']) / 2 <= limit * (seconds + 0.5) + 16
+    assert cases['quota']['cpu_ns_per_call'] > \
+        5 * cases['urandom']['cpu_ns_per_call']
+    assert 100 < cases['urandom']['memory_kib'][0]['RssAnon'] < 10 ** 6
+    assert 64 <= results['linux']['boot_bytes'] < 10000
+
+    tables = (tmp_path / 'many.md').read_text()
+    assert '2 guests call at once' in tables
+    assert f"1,000 × {results['linux']['boot_bytes']} |" in tables
+    text = page.read_text()
+    assert text.startswith(f'before\n{bench.MARKS[0]}\n\n2 guests call')
+    assert text.endswith(f'\n\n{bench.MARKS[1]}\nafter\n')
+    assert 'old' not in text
+    assert text.split(bench.MARKS[0])[1].split(bench.MARKS[1])[0].strip() in \
+        tables
+
+
+@pytest.mark.parametrize('line', [
+    '| all boot at once | 240,000 bytes | 1,000 × 240 |',
+    '| — from urandom | 2.4 ms of one core | 1,000 × 240 / 8 × 80 ns |',
+    '| — from one EGD daemon | 4.8 ms of its core | 1,000 × 240 × 20 ns |',
+    '| all idle | 4,000 bytes/s | 1,000 × 4 bytes/s |',
+    '| memory of all devices, at most | 12 MiB | 1,000 × 12 KiB |',
+    '| one EGD daemon, no quota: each guest gets | 50,000 bytes/s | '
+    '1 / 20 ns / 1,000 |',
+    '| — which keeps busy | 6.2 cores | × 50,000 ns |',
+    '| — with this quota, one core | 160 bytes/s | 8 bytes / 50,000 ns / '
+    '1,000 |',
+    '| 10,000 bytes/s | 10 bytes/s | 40 % | 24 s | 26 s, times out | 0.8 s | '
+    'max-bytes=10,period=1000 | 4000 |',
+    '| 1,000,000 bytes/s | 1,000 bytes/s | 0.4 % | 0.24 s | 0.26 s | 0.008 s '
+    '| max-bytes=1000,period=1000 | 1000 |',
+])
+def test_thousand(bench, line):
+    assert line in bench.thousand.lines_of(FACTS)
+
+
+class FakeGuest:  # pylint: disable=too-few-public-methods
+    """Makes so many calls a second, until it stops."""
+
+    def __init__(self, rate, stops=10 ** 6):
+        self.rate, self.end = rate, time.monotonic() + stops
+
+    def get(self, _, field):
+        assert field == COUNT
+        return int(min(time.monotonic(), self.end) * self.rate)
+
+
+def test_pause_is_seen(bench):
+    going, stopping = bench.watch([FakeGuest(10000), FakeGuest(10000, 0.3)],
+                                  1.5)
+    assert going < 0.9 < stopping < 2
+
+
+@pytest.mark.parametrize('missing', [-1, 2])
+def test_lost_call_is_seen(bench, missing):
+    """One may be under way, and no more."""
+    def guest(calls):
+        return SimpleNamespace(
+            vm=SimpleNamespace(cmd=lambda *_, **__: 3),  # that timed out
+            get=lambda *_: calls)
+
+    assert bench.check_guest(guest(103), 800) == 3
+    assert bench.check_guest(guest(102), 800) == 3
+    with pytest.raises(bench.Failure, match='make'):
+        bench.check_guest(guest(103 - missing), 800)
+
+
+def connect(path):
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(5)
+    client.connect(str(path))
+    return client
+
+
+def ask(client, size):
+    client.sendall(bytes([2, size]))
+    return client.recv(size, socket.MSG_WAITALL)
+
+
+def test_daemon(bench, tmp_path):
+    with bench.egd(tmp_path) as (daemon, args):
+        path = args[1].rpartition('=')[2]
+        clients = [connect(path) for _ in range(3)]
+        got = [ask(client, 255) for client in clients * 2]
+        assert [len(data) for data in got] == [255] * 6
+        assert len(set(got)) == 6
+        # A request in two pieces
+        clients[0].sendall(b'\2')
+        time.sleep(0.05)
+        clients[0].sendall(b'\x10')
+        assert len(clients[0].recv(16, socket.MSG_WAITALL)) == 16
+        # Who asks for something else is hung up on, and only that one.
+        clients[1].sendall(b'\3\1')
+        assert clients[1].recv(1) == b''
+        assert len(ask(clients[2], 8)) == 8
+        assert daemon.poll() is None
+    assert daemon.poll() is not None
+
+
+def test_slow_daemon(bench, tmp_path):
+    """As slow as told, and fair to who asks for little."""
+    with bench.egd(tmp_path, '2000') as (_, args):
+        path = args[1].rpartition('=')[2]
+        greedy, modest = connect(path), connect(path)
+        greedy.sendall(bytes([2, 100]) * 100)
+        start = time.monotonic()
+        for _ in range(5):
+            ask(modest, 100)
+        # 5 of its requests and as many of the other one, 50 ms each
+        assert 0.4 <= time.monotonic() - start < 1.5
+
+
+@pytest.mark.parametrize('args, message', [
+    (['--guests', '1'], '--guests: use 2 to 500'),
+    (['--seconds', '0'], '--seconds: use 1 or more'),
+    (['--idle', '0'], '--idle: use 1 or more'),
+    (['--page', '/nonexistent'], "--page: [Errno 2] No such file"),
+    (['--page', '/dev/null'], '--page: /dev/null has no "<!-- bench/many'),
+])
+def test_bad_arguments(tmp_path, args, message):
+    done = many(*args, '--out', tmp_path)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_page(bench):
+    """The page has the marks that "make many" fills in, and points to it."""
+    text = (TOP / 'docs/many-guests.md').read_text()
+    assert 0 <= text.find(bench.MARKS[0]) < text.find(bench.MARKS[1])
+    assert text.count(bench.MARKS[0]) == text.count(bench.MARKS[1]) == 1
+    measured = TOP / 'bench/results/many.md'
+    if measured.exists():
+        assert text.split(bench.MARKS[0])[1].split(bench.MARKS[1])[0].strip() \
+            in measured.read_text()
