@@ -24,7 +24,7 @@ def need(facts):
     """What guests take that do nothing in particular, and what it costs."""
     boot, idle = facts['boot_bytes'], facts['idle_bytes_per_s']
     ns, daemon = facts['urandom_ns'], facts['daemon_ns_per_byte']
-    memory = facts['memory_most_kib']
+    memory = max(0, *facts['memory_kib'].values())
     return [
         row('all boot at once', GUESTS * boot, 'bytes',
             f'{GUESTS:,} × {boot}'),
@@ -45,13 +45,15 @@ def need(facts):
 def greedy(facts):
     """When each guest takes all that it can get."""
     ns, daemon = facts['urandom_ns'], facts['daemon_ns_per_byte']
-    quota, wait = facts['quota'], facts['quota_ns']
+    egd, quota, wait = facts['egd_ns'], facts['quota'], facts['quota_ns']
     most = 1e9 / daemon
     return [
         row('urandom, no quota: a guest that does nothing else takes',
             8e9 / ns, 'bytes/s', f'8 bytes / {number(ns)} ns'),
-        row('one EGD daemon, no quota: each guest gets', most / GUESTS,
-            'bytes/s', f'1 / {number(daemon)} ns / {GUESTS:,}'),
+        row('one EGD daemon, no quota: each guest gets, at most',
+            most / GUESTS, 'bytes/s', f'1 / {number(daemon)} ns / {GUESTS:,}'),
+        row('— which keeps busy, of the guests', most / 8 * egd / 1e9, 'cores',
+            f'{number(most)} bytes/s / 8 × {number(egd)} ns'),
         row('— and with a quota of half of that', most / GUESTS / 2,
             'bytes/s', 'the daemon is idle half of the time'),
         row(f'max-bytes={quota},period=1000: they wait', GUESTS * quota / 8,

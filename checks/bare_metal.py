@@ -127,14 +127,14 @@ class Guest:
                 self.set(cpu, INTERRUPTS, interrupts)
                 self.set(cpu, INTERVAL, TB_HZ // 1000)
 
+        rng = ['-object', f'{backend},id=rng0',
+               '-device', f'spapr-rng,rng=rng0{device}'] if backend else []
         self.vm = make(
             '-bios', str(image), '-smp', str(cpus), '-m', f'{RAM_SIZE >> 20}M',
             '-object', 'memory-backend-file,id=ram,share=on,'
             f'size={RAM_SIZE},mem-path={self.ram}',
             '-machine', 'memory-backend=ram',
-            *(['-object', f'{backend},id=rng0',
-               '-device', f'spapr-rng,rng=rng0{device}'] if self.has_device else []),
-            *args, name=name, **kwargs)
+            *rng, *args, name=name, **kwargs)
         self.vm.launch()
 
     def _peek(self, address):
