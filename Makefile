@@ -42,7 +42,7 @@ run: qemu ## boot a Linux guest that draws random numbers through H_RANDOM
 shell: qemu ## an interactive Linux guest with the device
 	@QEMU=$(QEMU) scripts/run shell
 
-check: $(if $(SANITIZE),qemu,build peer) ## run every test; with SANITIZE=address,undefined, some, on such a QEMU
+check: $(if $(SANITIZE),qemu,build peer) ## run every test; some on a QEMU with SANITIZE=address,undefined or thread
 	@OUT=$(OUT) SANITIZE=$(SANITIZE) scripts/check
 
 fuzz: tree ## look for input that upsets the device, for SECONDS=60
