@@ -9,7 +9,6 @@
 
 #define _GNU_SOURCE
 #include <endian.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -60,47 +59,32 @@ int64_t now_ms(void)
     return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
 }
 
-/* How long QEMU's threads could have run and did not, in milliseconds */
-static int64_t starved_ms(Machine *m)
+/* How long something on this host could not run for want of a processor */
+static int64_t starved_ms(void)
 {
-    char path[64];
-    int64_t total = 0;
-    struct dirent *entry;
-    DIR *directory;
+    long long us = 0;
+    FILE *file = fopen("/proc/pressure/cpu", "r");
 
-    snprintf(path, sizeof(path), "/proc/%d/task", m->pid);
-    directory = opendir(path);
-    while (directory && (entry = readdir(directory))) {
-        long long ran, waited;
-        FILE *file;
-
-        snprintf(path, sizeof(path), "/proc/%d/task/%.20s/schedstat", m->pid,
-                 entry->d_name);
-        file = fopen(path, "r");
-        if (file && fscanf(file, "%lld %lld", &ran, &waited) == 2) {
-            total += waited / 1000000;
+    if (file) {
+        if (fscanf(file, "some %*s %*s %*s total=%lld", &us) != 1) {
+            us = 0;
         }
-        if (file) {
-            fclose(file);
-        }
+        fclose(file);
     }
-    if (directory) {
-        closedir(directory);
-    }
-    return total;
+    return us / 1000;
 }
 
-Patience patience_begin(Machine *m)
+Patience patience_begin(void)
 {
-    return (Patience) { now_ms(), starved_ms(m), PATIENCE_MS };
+    return (Patience) { now_ms(), starved_ms(), PATIENCE_MS };
 }
 
-bool patience_is_over(Machine *m, const Patience *p)
+bool patience_is_over(const Patience *p)
 {
     int64_t waited = now_ms() - p->start;
 
     return waited > p->limit &&
-           waited - (starved_ms(m) - p->starved) > p->limit;
+           waited - (starved_ms() - p->starved) > p->limit;
 }
 
 static void show_log(Machine *m)
@@ -242,7 +226,7 @@ static int receive_line(Machine *m, const Patience *patience)
             return end - m->received + 1;
         }
         source_serve(m->source);
-        if (patience_is_over(m, patience)) {
+        if (patience_is_over(patience)) {
             failed(m, "no answer to %s within %d ms", m->asked, PATIENCE_MS);
         }
         if (poll(&p, 1, 5) <= 0) {
@@ -291,7 +275,7 @@ static bool command(Machine *m, const char *name, const char *arguments,
     int len = snprintf(line, sizeof(line),
                        "{\"execute\": \"%s\", \"arguments\": {%s}}\n",
                        name, arguments);
-    Patience patience = patience_begin(m);
+    Patience patience = patience_begin();
 
     m->asked = name;
     if (write(m->qmp, line, len) != len) {
@@ -336,7 +320,7 @@ static void launch(Machine *m, bool incoming)
     close(pair[1]);
     m->qmp = pair[0];
     m->received_len = 0;
-    start = patience_begin(m);
+    start = patience_begin();
     start.limit = START_MS;
     receive(m, &start, NULL, 0);
     if (!machine_command(m, "qmp_capabilities", "")) {
@@ -385,12 +369,12 @@ void machine_end(Machine *m)
 
 void machine_reset(Machine *m)
 {
-    Patience patience = patience_begin(m);
+    Patience patience = patience_begin();
 
     m->reset_seen = false;
     machine_command(m, "system_reset", "");
     while (!m->reset_seen) {
-        if (patience_is_over(m, &patience)) {
+        if (patience_is_over(&patience)) {
             failed(m, "no reset within %d ms", PATIENCE_MS);
         }
         machine_command(m, "query-status", "");
@@ -400,9 +384,9 @@ void machine_reset(Machine *m)
 static void wait_for(Machine *m, const char *query, const char *state)
 {
     char answer[8192];
-    Patience patience = patience_begin(m);
+    Patience patience = patience_begin();
 
-    while (!patience_is_over(m, &patience)) {
+    while (!patience_is_over(&patience)) {
         command(m, query, "", answer, sizeof(answer));
         if (strstr(answer, state)) {
             return;
@@ -419,14 +403,14 @@ static void wait_for(Machine *m, const char *query, const char *state)
 void machine_save(Machine *m)
 {
     char *uri, *state = in(m, "state");
-    Patience patience = patience_begin(m);
+    Patience patience = patience_begin();
 
     if (asprintf(&uri, "\"uri\": \"file:%s\"", state) < 0) {
         abort();
     }
     /* Of the one before, there is something to do after it was completed. */
     while (!machine_command(m, "migrate", uri)) {
-        if (patience_is_over(m, &patience)) {
+        if (patience_is_over(&patience)) {
             failed(m, "migrate is refused");
         }
         usleep(1000);

@@ -55,15 +55,15 @@ void failed(Machine *m, const char *what, ...)
 
 int64_t now_ms(void);
 
-/* A wait that began; what the host keeps QEMU from running does not count. */
+/* A wait that began; while the host is overloaded, it does not count. */
 typedef struct Patience {
     int64_t start;
     int64_t starved;
     int64_t limit;
 } Patience;
 
-Patience patience_begin(Machine *m);
-bool patience_is_over(Machine *m, const Patience *p);
+Patience patience_begin(void);
+bool patience_is_over(const Patience *p);
 
 /* Start one. Its files are below @directory, which must exist. */
 Machine *machine_start(const MachineType *type, const char *directory);
