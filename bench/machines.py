@@ -81,6 +81,7 @@ def bare(image, qemu, source, cpus, pool):
     """The bare-metal guest, a bare_metal.Guest."""
     with (tempfile.TemporaryDirectory() as directory,
           backend(source) as (rng, args)):
+
         def make(*args, **kwargs):
             return machine(directory, *args, build=QEMUS[qemu], **kwargs)
 
@@ -123,6 +124,7 @@ class Linux:
 
 @contextmanager
 def linux(qemu, args, job='', program=None):
+    """Such a guest; ends with the block."""
     with tempfile.TemporaryDirectory() as directory:
         guest = Linux(Path(directory), qemu, args, job, program)
         try:

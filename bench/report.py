@@ -19,6 +19,13 @@ def best(rounds):
     return max(rounds, key=rank)
 
 
+def add_best(found):
+    """To each list of rounds."""
+    for entry in [*found['bare_metal'], *found['linux']]:
+        entry['best'] = {name: best(rounds) for name, rounds in entry.items()
+                         if isinstance(rounds, list) and rounds}
+
+
 def nanoseconds(value):
     """As people write it, with three digits."""
     for unit, factor in (('ms', 1e6), ('µs', 1e3)):
@@ -44,8 +51,8 @@ def table(head, rows):
 def null_rows(entries):
     """The best of all that were measured beside the other calls."""
     for cpus, qemu in dict.fromkeys((e['vcpus'], e['qemu']) for e in entries):
-        rounds = [one for e in entries for one in e['null']
-                  if (e['vcpus'], e['qemu']) == (cpus, qemu)]
+        rounds = [e['best']['null'] for e in entries if 'null' in e['best']
+                  and (e['vcpus'], e['qemu']) == (cpus, qemu)]
         if rounds:
             yield ['null hypercall', str(cpus), qemu,
                    *cells(best(rounds), 'calls_per_s')]
@@ -54,17 +61,17 @@ def null_rows(entries):
 def bare_metal(entries):
     rows = [*null_rows(entries),
             *([e['source'], str(e['vcpus']), e['qemu'],
-               *cells(best(e['random']), 'calls_per_s')]
+               *cells(e['best']['random'], 'calls_per_s')]
               for e in entries if 'pool_size' not in e)]
-    return ['Hypercalls of a bare-metal guest, one after the other on each '
-            'vCPU. Durations are by the guest\'s time base, and include one '
-            'reading of it; the rate is measured without.', '',
+    return ["Hypercalls of a bare-metal guest, one after the other on each "
+            "vCPU. Durations are by the guest's time base, and include one "
+            "reading of it; the rate is measured without.", '',
             *table(['source', 'vCPUs', 'QEMU', *HEADS, 'calls/s'], rows)]
 
 
 def pools(entries):
     rows = [[e['source'], str(e['pool_size']),
-             *cells(best(e['random']), 'calls_per_s')]
+             *cells(e['best']['random'], 'calls_per_s')]
             for e in entries if 'pool_size' in e]
     return ['The same, ours with 1 vCPU, by `pool-size`.', '',
             *table(['source', 'pool-size', *HEADS, 'calls/s'], rows)]
@@ -72,7 +79,7 @@ def pools(entries):
 
 def linux(entries):
     rows = [[device, e['source'], str(e['vcpus']), e['qemu'],
-             *cells(best(e[device]), 'bytes_per_s')]
+             *cells(e['best'][device], 'bytes_per_s')]
             for device in ('spapr-rng', 'virtio-rng-pci') for e in entries]
     return ['Reads of `/dev/hwrng` in Linux, by one process on each vCPU: '
             'durations of 8 bytes, for which spapr-rng gets one call and '
@@ -108,18 +115,18 @@ def points(entries):
     """For gnuplot: where each series stands, and what it has."""
     entries = [e for e in entries if e['vcpus'] == 1 and 'pool_size' not in e]
     sources = list(dict.fromkeys(e['source'] for e in entries))
-    for n, series in enumerate(('null', 'ours', 'peer')):
-        for at, source in enumerate(sources):
-            same = [e for e in entries if e['source'] == source]
-            rounds = [one for e in same if series in ('null', e['qemu'])
-                      for one in e['null' if series == 'null' else 'random']]
-            figures = best(rounds)
-            x = at + (n - 1) * 0.27
+    for number, series in enumerate(('null', 'ours', 'peer')):
+        for group, source in enumerate(sources):
+            call = 'null' if series == 'null' else 'random'
+            figures = best(e['best'][call] for e in entries
+                           if e['source'] == source and call in e['best']
+                           and series in ('null', e['qemu']))
+            place = group + (number - 1) * 0.27
             if 'hangs_after_s' in figures:
-                yield [x, *['NaN'] * 4, '"hangs"', source]
+                yield [place, *['NaN'] * 4, '"hangs"', source]
             else:
                 label = nanoseconds(figures['p50_ns'])
-                yield [x, *(figures[key] for key in FIGURES), f'"{label}"',
+                yield [place, *(figures[key] for key in FIGURES), f'"{label}"',
                        source]
         yield []
         yield []

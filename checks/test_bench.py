@@ -12,7 +12,7 @@ from conftest import TOP
 
 def bench(*args):
     done = subprocess.run([TOP / 'bench/run', *args], capture_output=True,
-                          text=True, check=False, timeout=200)
+                          text=True, check=False, timeout=600)
     print(done.stdout, done.stderr)
     return done
 
@@ -32,13 +32,16 @@ def found(made):
     return json.loads((made / 'bench.json').read_text())
 
 
-def check(figures, rate):
-    """Returns the median, which others that use the machine hardly change."""
+def check(figures, rate, at_once=1):
+    """
+    Returns the median duration, which is hardly changed by what else goes on
+    here, and the rate; at_once: of what the duration is of one
+    """
     times = [figures[key] for key in ('p50_ns', 'p99_ns', 'p999_ns', 'max_ns')]
-    assert 0 < times[0] and times == sorted(times) and times[-1] < 2e9
+    assert 0 < times[0] and times == sorted(times) and times[-1] < 5e9
     assert figures['samples'] >= 100
-    assert figures[rate] > 1000
-    return figures['p50_ns']
+    assert 1e3 < figures[rate] < 3e9 / times[0] * at_once
+    return times[0], figures[rate]
 
 
 def one(entries, **keys):
@@ -51,23 +54,24 @@ def one(entries, **keys):
 def test_bare_metal(found):
     entries = found['results']['bare_metal']
 
-    def median(call, **keys):
-        figures, = one(entries, vcpus=1, **keys)[call]
+    def measured(call, qemu, source, pool_size=None):
+        figures, = one(entries, vcpus=1, qemu=qemu, source=source,
+                       pool_size=pool_size)[call]
         return check(figures, 'calls_per_s')
 
     for source in ('rng-random', 'rng-builtin'):
-        ours, peer = ({call: median(call, source=source, qemu=qemu,
-                                    pool_size=None)
-                       for call in ('null', 'random')}
-                      for qemu in ('ours', 'peer'))
-        assert 20 * ours['random'] < peer['random']
-        assert ours['random'] < 4 * ours['null']
-        assert 1 / 3 < ours['null'] / peer['null'] < 3
-        pools = [median('random', source=source, qemu='ours', pool_size=size)
-                 for size in (8, 4096)]
-        assert pools[0] > 2 * pools[1]
-        assert 1 / 3 < pools[1] / ours['random'] < 3
-    median('random', source='rng-egd', qemu='ours', pool_size=None)
+        ours, rate = measured('random', 'ours', source)
+        peer, peers_rate = measured('random', 'peer', source)
+        assert ours < peer / 50 and rate > 5 * peers_rate
+        for qemu in ('ours', 'peer'):
+            null, _ = measured('null', qemu, source)
+            assert ours / 2 < null < ours * 1.5
+        unpooled, _ = measured('random', 'ours', source, 8)
+        pooled, _ = measured('random', 'ours', source, 4096)
+        assert pooled < unpooled / 3
+        assert ours / 2 < pooled < ours * 2
+    daemon, _ = measured('random', 'ours', 'rng-egd')
+    assert daemon < measured('random', 'ours', 'rng-egd', 8)[0] / 50
     peer = one(entries, source='rng-egd', qemu='peer')
     assert peer['random'] == [{'hangs_after_s': 5}]
 
@@ -75,26 +79,27 @@ def test_bare_metal(found):
 def test_linux(found):
     entries = found['results']['linux']
 
-    def median(qemu, source, device):
+    def measured(qemu, source, device):
         figures, = one(entries, vcpus=1, qemu=qemu, source=source)[device]
-        return check(figures, 'bytes_per_s')
+        # What virtio-rng gives in one piece
+        return check(figures, 'bytes_per_s', 128)
 
-    ours, peer = (median(qemu, 'rng-random', 'spapr-rng')
-                  for qemu in ('ours', 'peer'))
-    assert 3 * ours < peer
+    ours, rate = measured('ours', 'rng-random', 'spapr-rng')
+    peer, peers_rate = measured('peer', 'rng-random', 'spapr-rng')
+    assert ours < peer / 5 and rate > 5 * peers_rate
     for qemu in ('ours', 'peer'):
         for source in ('rng-random', 'rng-egd'):
-            median(qemu, source, 'virtio-rng-pci')
-    median('ours', 'rng-egd', 'spapr-rng')
-    hangs = one(entries, qemu='peer', source='rng-egd')['spapr-rng']
-    assert hangs == [{'hangs_after_s': 15}]
+            measured(qemu, source, 'virtio-rng-pci')
+    measured('ours', 'rng-egd', 'spapr-rng')
+    hangs, = one(entries, qemu='peer', source='rng-egd')['spapr-rng']
+    assert list(hangs) == ['hangs_after_s'] and hangs['hangs_after_s'] >= 10
 
 
 def test_whole_machine(found):
     boots, idle = found['results']['boot_s'], found['results']['idle']
     assert list(boots) == list(idle) == ['none', 'ours', 'peer']
     for who in boots:
-        assert 0.5 < boots[who][0] < 30
+        assert 0.5 < boots[who][0] < 60
         assert idle[who]['seconds'] == 3
         assert 0.001 < idle[who]['cpu_s'] < 1.5
     # Linux asks for some at boot.
@@ -122,11 +127,11 @@ def test_report(made, found):
     assert f"| {ours['calls_per_s']:,} |" in '\n'.join(lines)
 
     # The picture has a label for each, which is the median, or that it hangs.
-    tag = '{http://www.w3.org/2000/svg}text'
-    texts = [''.join(text.itertext()).strip()
-             for text in ET.parse(made / 'bench.svg').iter(tag)]
+    svg = ET.parse(made / 'bench.svg')
+    texts = {''.join(text.itertext()).strip()
+             for text in svg.iter('{http://www.w3.org/2000/svg}text')}
     assert {'null hypercall', 'rng-egd', 'hangs',
-            f"{ours['p50_ns']} ns"} <= set(texts)
+            f"{ours['p50_ns']} ns"} <= texts
 
 
 def test_out_is_a_file(tmp_path):
