@@ -110,9 +110,14 @@ class FakeGuest:  # pylint: disable=too-few-public-methods
 
 
 def test_pause_is_seen(bench):
-    going, stopping = bench.watch([FakeGuest(10000), FakeGuest(10000, 0.3)],
-                                  1.5)
-    assert going < 0.9 < stopping < 2
+    (going, stopping), apart = bench.watch(
+        [FakeGuest(10000), FakeGuest(10000, 0.3)], 1.5)
+    assert going == 0 and 0.8 < stopping < 2 and apart >= bench.POLL
+
+
+def test_late_look_is_no_pause(bench, monkeypatch):
+    monkeypatch.setattr(bench, 'POLL', 0.7)
+    assert bench.watch([FakeGuest(10000)], 1)[0] == [0]
 
 
 @pytest.mark.parametrize('missing', [-1, 2])
