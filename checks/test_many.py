@@ -52,6 +52,7 @@ def test_many(tmp_path, bench):
     assert set(cases) == {'none', 'urandom', 'quota', 'egd', 'slow', 'slow8'}
     for case in cases.values():
         assert len(case['calls']) == 2 and min(case['calls']) > 0
+        assert 1 <= case['seconds'] < 2
     for name in ('urandom', 'egd'):
         # Far more than any of them gets that waits for something
         assert min(cases[name]['bytes']) > 100000
@@ -118,6 +119,12 @@ def test_pause_is_seen(bench):
 def test_late_look_is_no_pause(bench, monkeypatch):
     monkeypatch.setattr(bench, 'POLL', 0.7)
     assert bench.watch([FakeGuest(10000)], 1)[0] == [0]
+
+
+def test_bytes_in_that_time(bench):
+    """Each guest was asked when QEMU had the time to answer."""
+    assert bench.in_that_time([(0, 0), (1, 0)], [(5, 500), (3, 1000)],
+                              2) == [200, 1000]
 
 
 @pytest.mark.parametrize('missing', [-1, 2])
