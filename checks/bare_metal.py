@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 H_SUCCESS = 0
 H_HARDWARE = 2 ** 64 - 1
+H_FUNCTION = 2 ** 64 - 2
 H_RANDOM = 0x300
 H_NOBODYS = 0x12c   # answered with H_FUNCTION: the cheapest hypercall there is
 
@@ -25,7 +26,7 @@ CPUS = 0x10000
 BLOCKS = 0x11000
 BLOCK_SIZE = 0x100
 (GO, DONE, CALLS, OPCODE, RECORD, INTERRUPTS, INTERVAL, START, END, COUNT,
- DAMAGE, TICKS, LAST, SUM, XOR, FAULTS, CHECKED) = range(0, 136, 8)
+ DAMAGE, TICKS, LAST, SUM, XOR, FAULTS, CHECKED, LEAVE) = range(0, 144, 8)
 
 CHECK = 2   # for RECORD
 TIME = 3

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """rng-egd: as fast as the daemon, and none the worse for one that fails."""
 
+import os
+import socket
+import threading
 import time
 
 import pytest
@@ -144,3 +147,92 @@ def test_silent_daemon(daemon, start):
             guest.vm.cmd(command)
     guest.quit()
     assert 'rng-egd' not in guest.log()
+
+
+class UdpDaemon:
+    """An EGD daemon for datagrams, with an address from the beginning."""
+
+    def __init__(self):
+        self.given = bytearray()
+        self.lose = 0       # as many of those that come
+        self._socket = self._bind(0)
+        self.port = self._socket.getsockname()[1]
+        self._socket.close()
+
+    @staticmethod
+    def _bind(port):
+        new = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        new.bind(('127.0.0.1', port))
+        return new
+
+    def start(self):
+        self._socket = self._bind(self.port)
+        threading.Thread(target=self._serve, args=(self._socket,),
+                         daemon=True).start()
+
+    def _serve(self, served):
+        while True:
+            request, sender = served.recvfrom(4096)
+            if request == b'end':
+                served.close()
+                return
+            if self.lose:
+                self.lose -= 1
+                continue
+            for command, size in zip(request[::2], request[1::2]):
+                assert command == 2
+                data = os.urandom(size)
+                self.given += data
+                served.sendto(data, sender)
+
+    def stop(self):
+        self._bind(0).sendto(b'end', ('127.0.0.1', self.port))
+
+
+@pytest.fixture
+def udp(guest):
+    """A daemon that was not started yet, and a guest that uses it."""
+    daemon = UdpDaemon()
+    vm = guest('rng-egd,chardev=egd', '-chardev',
+               f'udp,id=egd,host=127.0.0.1,port={daemon.port},'
+               'localaddr=127.0.0.1,localport=0', device=',timeout=0')
+    return daemon, vm
+
+
+def check_datagrams(daemon, vm):
+    vm.call(1000)
+    vm.finish()
+    assert_in_order(vm.values(), daemon.given)
+
+
+def test_datagrams(udp):
+    """There are no connections, and what gets lost is asked for again."""
+    daemon, vm = udp
+    daemon.start()
+    check_datagrams(daemon, vm)
+    daemon.lose = 1
+    check_datagrams(daemon, vm)
+    assert daemon.lose == 0
+    vm.quit()
+    daemon.stop()
+    assert 'no daemon' not in vm.log()
+
+
+def test_datagrams_to_nobody(udp):
+    """A daemon that comes late, goes, and is back."""
+    daemon, vm = udp
+    vm.call()
+    assert vm.calls_wait()
+    time.sleep(1.2)
+    daemon.start()
+    vm.finish()
+    check_datagrams(daemon, vm)
+    daemon.stop()
+    vm.call(1000)
+    assert vm.calls_wait()
+    time.sleep(1.2)
+    daemon.start()
+    vm.finish()
+    assert_in_order(vm.values(), daemon.given)
+    vm.quit()
+    daemon.stop()

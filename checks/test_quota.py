@@ -52,6 +52,17 @@ def test_rate(guest, capsys, max_bytes, period, seconds, cpus, options):
     vm.quit()
 
 
+def test_masked_interrupts(guest):
+    """With -icount, one that the guest does not take cannot stop the time."""
+    vm = guest(URANDOM, '-icount', 'shift=4', device=device(8000, 1000))
+    vm.call(500)
+    vm.finish()
+    assert statistic(vm, 'throttled') > 100
+    # Not each millisecond, as it would if it took them
+    assert vm.get(0, TICKS) < 10
+    vm.quit()
+
+
 def test_even(guest):
     """Words come one by one, not a second's worth at a time."""
     vm = guest(URANDOM, device=device(800, 1000), interrupts=True)

@@ -7,14 +7,19 @@ import time
 
 import pytest
 
-from bare_metal import within
+from bare_metal import add_disk, hmp, until, within
 
 
-def run(guest, mode, log, backend):
+def start(guest, mode, log, backend):
     # Time-outs are not in force: the host's clock is not in the log.
     vm = guest(backend, '-S', '-icount', f'shift=auto,rr={mode},rrfile={log}',
                device=',timeout=5')
     vm.call(2000)
+    return vm
+
+
+def run(guest, mode, log, backend):
+    vm = start(guest, mode, log, backend)
     vm.vm.cmd('cont')
     vm.finish()
     if mode == 'record':
@@ -30,6 +35,39 @@ def test_replay(guest, tmp_path, backend):
     recorded = run(guest, 'record', tmp_path / 'log', backend)
     assert len(set(recorded[0])) == 2000
     assert run(guest, 'replay', tmp_path / 'log', backend) == recorded
+
+
+@pytest.mark.parametrize('backend', ['rng-builtin',
+                                     'rng-random,filename=/dev/urandom'])
+def test_snapshot_in_a_replay(guest, tmp_path, backend):
+    """The log has each byte once: none may be ahead of the guest, and lost."""
+    vm = start(guest, 'record', tmp_path / 'log', backend)
+    vm.vm.cmd('cont')
+    vm.finish()
+    vm.vm.cmd('stop')
+    end = vm.vm.cmd('query-replay')['icount']
+    recorded = vm.values()
+    vm.quit()
+
+    vm = start(guest, 'replay', tmp_path / 'log', backend)
+    add_disk(vm.vm, tmp_path)
+
+    def run_to(icount):
+        vm.vm.cmd('replay-break', icount=icount)
+        vm.vm.cmd('cont')
+        until(lambda: vm.vm.cmd('query-status')['status'] == 'paused')
+
+    run_to(end // 2)
+    middle = vm.values()
+    assert 100 < len(middle) < 1900
+    hmp(vm.vm, 'savevm middle')
+    for _ in range(2):
+        run_to(end - 1000)
+        assert len(vm.values()) > len(middle)
+        assert vm.values() == recorded[:len(vm.values())]
+        hmp(vm.vm, 'loadvm middle')
+        assert vm.values() == middle
+    vm.quit()
 
 
 def test_replay_of_a_slow_source(guest, fifo, tmp_path):

@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from bare_metal import (H_HARDWARE, H_NOBODYS, H_SUCCESS, TICKS, add_disk,
-                        hmp, source_bytes, until, within, word)
+from bare_metal import (H_FUNCTION, H_HARDWARE, H_NOBODYS, H_SUCCESS, LEAVE,
+                        TICKS, add_disk, hmp, source_bytes, until, within,
+                        word)
 
 # How QEMU runs its vCPUs decides who waits for whom.
 WAYS = {
@@ -276,3 +277,56 @@ def test_timeout(start, fifo, way):
     vm.finish()
     assert vm.results()[failed:] == [(H_SUCCESS, word(0)),
                                      (H_SUCCESS, word(1))]
+
+
+def statistic(vm, name):
+    return vm.vm.cmd('qom-get', path='/machine/peripheral/d', property=name)
+
+
+@every_way
+def test_left_call(waiting, way):
+    """
+    A guest may take an interrupt in a call, and not come back to it.
+
+    Its next call is another one, which has all of its time.
+    """
+    vm = waiting(way, device=',id=d,timeout=2000', interrupts=True)
+    for cpu in range(vm.cpus):
+        vm.set(cpu, LEAVE, 1)
+    until(lambda: all(map(vm.done, range(vm.cpus))))
+    assert vm.count() == 0
+    for cpu in range(vm.cpus):
+        vm.set(cpu, LEAVE, 0)
+    time.sleep(1.3)
+    waited = statistic(vm, 'wait-time')
+    time.sleep(0.2)
+    assert statistic(vm, 'wait-time') == waited < vm.cpus * 1e9
+    start = time.monotonic()
+    vm.call()
+    vm.finish()
+    assert time.monotonic() - start >= 1.9
+    assert vm.results() == [(H_HARDWARE, vm.results()[0][1])]
+    assert statistic(vm, 'waits') == 2 * vm.cpus
+
+
+@every_way
+def test_unrealized(waiting, fifo, way):
+    """Without the device, calls are nobody's; with it again, they are its."""
+    vm = waiting(way, device=',id=d,timeout=0')
+
+    def realize(value):
+        with within(1):
+            vm.vm.cmd('qom-set', path='/machine/peripheral/d',
+                      property='realized', value=value)
+
+    realize(False)
+    vm.finish()
+    for cpu in range(vm.cpus):
+        assert [status for status, _ in vm.results(cpu)] == [H_FUNCTION]
+    realize(True)
+    fifo.write(source_bytes(0, vm.cpus))
+    vm.call()
+    vm.finish()
+    assert sorted(vm.results(cpu)[1] for cpu in range(vm.cpus)) == \
+        sorted((H_SUCCESS, word(cpu)) for cpu in range(vm.cpus))
+    vm.quit()

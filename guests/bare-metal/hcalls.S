@@ -42,6 +42,7 @@
 #define XOR             112
 #define FAULTS          120     /* calls that failed, and values out of order */
 #define CHECKED         128     /* how many there were */
+#define LEAVE           136     /* whether the next interrupt ends the batch */
 
 /*
  * Each vCPU's last 65536 r3 and r4, or the durations of the last 131072 calls
@@ -188,11 +189,18 @@ over:   mfspr   r6, SPR_TB
         std     r15, DONE(r31)
         b       idle
 
-        /* The decrementer; r29 is its own */
+        /* The decrementer; r28 and r29 are its own */
         .org    0x900
         ld      r29, TICKS(r31)
         addi    r29, r29, 1
         std     r29, TICKS(r31)
         ld      r29, INTERVAL(r31)
         mtdec   r29
+        mfcr    r28
+        ld      r29, LEAVE(r31)
+        cmpldi  r29, 0
+        beq     1f
+        li      r29, over
+        mtsrr0  r29
+1:      mtcr    r28
         rfid

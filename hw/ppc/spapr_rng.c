@@ -41,6 +41,12 @@
  */
 #define WAIT_SLICE_MS (kvm_enabled() ? 5 : 20)
 
+/*
+ * A call that waits is made again this soon, unless the guest has left it: it
+ * may go on with something else when it takes an interrupt meanwhile.
+ */
+#define WAIT_AGAIN_NS (1000 * SCALE_MS)
+
 /* How much of its quota a guest can save up; how often it is woken for it */
 #define QUOTA_BURST_NS (50 * SCALE_MS)
 #define QUOTA_WAKE_NS SCALE_MS
@@ -81,12 +87,38 @@ static uint64_t pool_take(SpaprRng *s)
     return word;
 }
 
+static void pool_drop(SpaprRng *s)
+{
+    s->fed_bytes -= pool_level(s);
+    memset(s->pool, 0, sizeof(s->pool));
+    s->pool_pos = 0;
+    s->pool_end = 0;
+    s->read_size = WORD_SIZE;
+}
+
+/* Whether a call of that vCPU waits, and will be made again. */
+static bool is_waiting(SpaprCpuState *spapr_cpu)
+{
+    return spapr_cpu->random_wait_start &&
+           cpu_get_clock() - spapr_cpu->random_wait_last < WAIT_AGAIN_NS;
+}
+
+/* How long a call has waited, or had when the guest left it, in ns */
+static int64_t waited_ns(SpaprCpuState *spapr_cpu)
+{
+    if (!spapr_cpu->random_wait_start) {
+        return 0;
+    }
+    return (is_waiting(spapr_cpu) ? cpu_get_clock() :
+            spapr_cpu->random_wait_last) - spapr_cpu->random_wait_start;
+}
+
 static void wake_waiting(void)
 {
     CPUState *cs;
 
     CPU_FOREACH(cs) {
-        if (spapr_cpu_state(POWERPC_CPU(cs))->random_wait_start) {
+        if (is_waiting(spapr_cpu_state(POWERPC_CPU(cs)))) {
             qemu_cpu_kick(cs);
         }
     }
@@ -119,7 +151,11 @@ static bool pool_needs_request(SpaprRng *s)
             !RNG_BACKEND_GET_CLASS(s->rng)->try_read);
 }
 
-/* Fill the pool without waiting, or see to it that it gets filled. */
+/*
+ * Fill the pool without waiting, or see to it that it gets filled. Under record
+ * and replay, nothing is read ahead: the pool is lost when a snapshot is loaded
+ * in the middle of a replay, but in the log the bytes come once.
+ */
 static void pool_fill(SpaprRng *s)
 {
     uint32_t room, size;
@@ -129,7 +165,9 @@ static void pool_fill(SpaprRng *s)
     }
 
     pool_compact(s);
-    room = MIN(s->read_size, s->pool_size - s->pool_end);
+    room = replay_mode == REPLAY_MODE_NONE ?
+           MIN(s->read_size, s->pool_size - s->pool_end) :
+           WORD_SIZE - s->pool_end;
     size = rng_backend_try_read(s->rng, s->pool + s->pool_end, room);
     trace_spapr_rng_read(size, room);
     if (size) {
@@ -194,6 +232,7 @@ static bool only_waits(CPUState *cs)
     PowerPCCPU *cpu = POWERPC_CPU(cs);
     SpaprCpuState *spapr_cpu = spapr_cpu_state(cpu);
 
+    /* However long ago that was: set_waiting_halted() asks twice. */
     return spapr_cpu->random_wait_start &&
            spapr_cpu->random_wait_nip == cpu->env.nip;
 }
@@ -229,7 +268,10 @@ static void set_waiting_halted(bool halted)
     CPU_FOREACH(cs) {
         if (only_waits(cs)) {
             cs->halted = halted;
-            ppc_maybe_interrupt(cpu_env(cs)); /* it depends on being halted */
+            if (!halted) {
+                /* One that came meanwhile may have to wait for MSR[EE]. */
+                ppc_maybe_interrupt(cpu_env(cs));
+            }
         }
     }
     qemu_notify_event();
@@ -257,9 +299,12 @@ static int64_t wait_left_ms(SpaprRng *s, int64_t start)
 
 static void wait_begin(SpaprRng *s, PowerPCCPU *cpu, bool over_quota)
 {
+    SpaprCpuState *spapr_cpu = spapr_cpu_state(cpu);
+
     s->waits++;
     s->throttled += over_quota;
-    spapr_cpu_state(cpu)->random_wait_start = cpu_get_clock();
+    spapr_cpu->random_wait_start = cpu_get_clock();
+    spapr_cpu->random_wait_last = spapr_cpu->random_wait_start;
     trace_spapr_rng_wait_begin(CPU(cpu)->cpu_index,
                                over_quota ? "quota" : "backend");
 }
@@ -267,7 +312,7 @@ static void wait_begin(SpaprRng *s, PowerPCCPU *cpu, bool over_quota)
 static void wait_end(SpaprRng *s, PowerPCCPU *cpu)
 {
     SpaprCpuState *spapr_cpu = spapr_cpu_state(cpu);
-    int64_t waited = cpu_get_clock() - spapr_cpu->random_wait_start;
+    int64_t waited = waited_ns(spapr_cpu);
 
     s->wait_ns += waited;
     spapr_cpu->random_wait_start = 0;
@@ -294,6 +339,9 @@ static target_ulong h_random_wait(SpaprRng *s, PowerPCCPU *cpu,
     SpaprCpuState *spapr_cpu = spapr_cpu_state(cpu);
     int64_t left_ms;
 
+    if (spapr_cpu->random_wait_start && !is_waiting(spapr_cpu)) {
+        wait_end(s, cpu);
+    }
     if (!spapr_cpu->random_wait_start) {
         if (s->dry) {
             return h_random_fail(s, cpu);
@@ -313,6 +361,7 @@ static target_ulong h_random_wait(SpaprRng *s, PowerPCCPU *cpu,
     cpu->env.nip -= 4;
     spapr_cpu->random_wait_nip = cpu->env.nip;
     h_random_sleep(cs, MIN(left_ms, WAIT_SLICE_MS));
+    spapr_cpu->random_wait_last = cpu_get_clock();
     if (tcg_enabled()) {
         cpu_exit(cs); /* with thread=single, it is the next vCPU's turn */
     }
@@ -350,11 +399,7 @@ static void spapr_rng_reset_hold(Object *obj, ResetType type)
     SpaprRng *s = SPAPR_RNG(obj);
     CPUState *cs;
 
-    s->fed_bytes -= pool_level(s);
-    memset(s->pool, 0, sizeof(s->pool));
-    s->pool_pos = 0;
-    s->pool_end = 0;
-    s->read_size = WORD_SIZE;
+    pool_drop(s);
     s->fed_at = 0;
     s->dry = false;
 
@@ -490,6 +535,7 @@ static void spapr_rng_unrealize(DeviceState *dev)
 {
     SpaprRng *s = SPAPR_RNG(dev);
 
+    pool_drop(s);
     qemu_unregister_resettable(OBJECT(dev));
     SPAPR_MACHINE(qdev_get_machine())->rng = NULL;
     if (s->in_kernel) {
@@ -538,9 +584,7 @@ static uint64_t stat_wait_time(SpaprRng *s)
     CPUState *cs;
 
     CPU_FOREACH(cs) {
-        int64_t start = spapr_cpu_state(POWERPC_CPU(cs))->random_wait_start;
-
-        ns += start ? cpu_get_clock() - start : 0;
+        ns += waited_ns(spapr_cpu_state(POWERPC_CPU(cs)));
     }
     return ns;
 }
@@ -601,6 +645,7 @@ static void spapr_rng_class_add_stats(ObjectClass *oc)
 }
 
 static const Property spapr_rng_properties[] = {
+    DEFINE_PROP_LINK("rng", SpaprRng, rng, TYPE_RNG_BACKEND, RngBackend *),
     DEFINE_PROP_BOOL("use-kvm", SpaprRng, use_kvm, false),
     DEFINE_PROP_UINT32("timeout", SpaprRng, timeout, 1000),
     DEFINE_PROP_UINT32("pool-size", SpaprRng, pool_size, SPAPR_RNG_POOL_MAX),
@@ -622,9 +667,7 @@ static void spapr_rng_class_init(ObjectClass *oc, void *data)
     rc->phases.hold = spapr_rng_reset_hold;
 
     device_class_set_props(dc, spapr_rng_properties);
-    rng = object_class_property_add_link(
-        oc, "rng", TYPE_RNG_BACKEND, offsetof(SpaprRng, rng),
-        qdev_prop_allow_set_link_before_realize, OBJ_PROP_LINK_STRONG);
+    rng = object_class_property_find(oc, "rng");
     spapr_rng_set_link = rng->set;
     rng->set = spapr_rng_set_rng;
 
@@ -640,7 +683,7 @@ static void spapr_rng_class_init(ObjectClass *oc, void *data)
     object_class_property_set_description(oc, "pool-size",
         "most bytes read ahead of the guest (8 to 4096; 8: none)");
     object_class_property_set_description(oc, "max-bytes",
-        "most bytes the guest gets in each period");
+        "how many bytes the guest gets in each period");
     object_class_property_set_description(oc, "period",
         "milliseconds that max-bytes are for");
     object_class_property_set_description(oc, "in-kernel",

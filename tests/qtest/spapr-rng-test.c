@@ -37,6 +37,7 @@
 #define PARAM_DECR 0x4014 /* every so many ticks of the 512 MHz time base */
 #define AGAIN      0x4018 /* set to have an idle vCPU 0 start anew */
 #define RTAS_ARGS  0x4040
+#define CAS_ARGS   0x5000
 #define DONE       0x4080 /* a word for each vCPU: 0x8000 when it is done */
 #define RESULTS(cpu) (((cpu) + 1) * 0x100000) /* r3 and r4 of each call */
 
@@ -134,6 +135,20 @@ static const uint32_t guest_decrementer[] = {
     0x83bf0014, /* lwz     r29,20(r31)  */
     0x7fb603a6, /* mtdec   r29          */
     0x4c000024, /* rfid                 */
+};
+
+/* ibm,client-architecture-support, as firmware makes it for its client */
+static const uint32_t cas_code[] = {
+    0x3be04000, /* li      r31,16384    */
+    0x38600000, /* li      r3,0         */
+    0x6063f002, /* ori     r3,r3,61442  */
+    0x38805000, /* li      r4,20480     */
+    0x3ca00010, /* lis     r5,16        */
+    0x3cc00010, /* lis     r6,16        */
+    0x44000022, /* sc      1            */
+    0x60638000, /* ori     r3,r3,32768  */
+    0x907f0080, /* stw     r3,128(r31)  */
+    0x48000000, /* b       .            */
 };
 
 typedef struct Result {
@@ -709,11 +724,8 @@ static void test_end_of_file(void)
     source_free(&src);
 }
 
-/* Without TCG: QEMU then acts as if the guest had negotiated all there is. */
-static void *guest_device_tree(const char *device)
+static void *dump_device_tree(QTestState *qts)
 {
-    QTestState *qts = qtest_initf("-nodefaults -S -machine pseries "
-                                  "-object rng-builtin,id=r %s", device);
     Source file = source_file(0);
     char *fdt;
 
@@ -721,8 +733,18 @@ static void *guest_device_tree(const char *device)
                              "{ 'filename': %s } }", file.name);
     g_assert_true(g_file_get_contents(file.name, &fdt, NULL, NULL));
     g_assert_cmpint(fdt_check_header(fdt), ==, 0);
-    qtest_quit(qts);
     source_free(&file);
+    return fdt;
+}
+
+/* Without TCG: QEMU then acts as if the guest had negotiated all there is. */
+static void *guest_device_tree(const char *device)
+{
+    QTestState *qts = qtest_initf("-nodefaults -S -machine pseries "
+                                  "-object rng-builtin,id=r %s", device);
+    void *fdt = dump_device_tree(qts);
+
+    qtest_quit(qts);
     return fdt;
 }
 
@@ -774,6 +796,38 @@ static void test_device_tree(void)
     g_assert_true(has_hypertas(without, "hcall-watchdog"));
     g_assert_false(has_hypertas(without, "hcall-random"));
     g_assert_false(has_option_vector_bit(without));
+}
+
+/* Whether the guest is granted the generator in its option vectors. */
+static bool negotiate(const char *device, bool asks)
+{
+    uint8_t args[] = {
+        0, 0, 0, 0, 0, 0, 0, 0, /* any processor */
+        0, 0, 0, 0, 0, 0, 0, 1, /* no other one */
+        5 - 1,                  /* vectors; of each, its length less 1 */
+        1 - 1, 0, 1 - 1, 0, 1 - 1, 0, 1 - 1, 0,
+        17 - 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        asks ? 0x80 : 0,
+    };
+    QTestState *qts = qtest_initf(MACHINE "-object rng-builtin,id=r %s",
+                                  device);
+    g_autofree void *fdt = NULL;
+
+    load_words(qts, CODE, cas_code, ARRAY_SIZE(cas_code));
+    qtest_memwrite(qts, CAS_ARGS, args, sizeof(args));
+    qtest_writel(qts, DONE, 0);
+    qtest_qmp_assert_success(qts, "{ 'execute': 'cont' }");
+    guest_wait(qts, 1);
+    fdt = dump_device_tree(qts);
+    qtest_quit(qts);
+    return has_option_vector_bit(fdt);
+}
+
+static void test_negotiation(void)
+{
+    g_assert_true(negotiate("-device spapr-rng,rng=r", true));
+    g_assert_false(negotiate("-device spapr-rng,rng=r", false));
+    g_assert_false(negotiate("", true));
 }
 
 /* Run QEMU to its end; returns its exit status. */
@@ -951,6 +1005,7 @@ int main(int argc, char *argv[])
     qtest_add_func("spapr-rng/read-error", test_read_error);
     qtest_add_func("spapr-rng/end-of-file", test_end_of_file);
     qtest_add_func("spapr-rng/device-tree", test_device_tree);
+    qtest_add_func("spapr-rng/negotiation", test_negotiation);
     qtest_add_func("spapr-rng/help", test_help);
     qtest_add_func("spapr-rng/introspection", test_introspection);
     qtest_add_func("spapr-rng/device-add", test_device_add);

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What QEMU's memory keeps of the bytes that a guest got."""
+
+import re
+import struct
+import time
+
+import pytest
+
+from bare_metal import START, until
+
+# Each word begins with these, and no other data does.
+MARK = b'\x5c\xa1\xab\x1e\xfe\xed'
+WORDS = 2000
+# Not a gigabyte for translated code, in which to search
+ACCEL = 'tcg,tb-size=32'
+
+DEVICE = '/machine/peripheral/d'
+
+
+def source_bytes(first, end):
+    return b''.join(MARK + struct.pack('>H', i) for i in range(first, end))
+
+
+def private_memory(pid):
+    """Everything that the process can write, but for its guest's memory."""
+    with open(f'/proc/{pid}/maps', encoding='utf-8') as maps, \
+            open(f'/proc/{pid}/mem', 'rb', 0) as memory:
+        for line in maps:
+            begin, end, access = re.match(r'(\w+)-(\w+) (\S+)', line).groups()
+            if access[1] == 'w' and access[3] == 'p':
+                memory.seek(int(begin, 16))
+                yield memory.read(int(end, 16) - int(begin, 16))
+
+
+def found(vm):
+    """How many words are there as the source gave them, and as numbers."""
+    counts = [0, 0]
+    vm.vm.cmd('stop')
+    for data in private_memory(vm.vm.get_pid()):
+        for i, pattern in enumerate((MARK, MARK[::-1])):
+            counts[i] += data.count(pattern)
+    vm.vm.cmd('cont')
+    return counts
+
+
+def check_wiped(vm, words):
+    vm.finish()
+    assert [value >> 16 for value in vm.values()] == \
+        [int.from_bytes(MARK, 'big')] * words
+    bytes_left, numbers_left = found(vm)
+    assert bytes_left == 0
+    # The last ones are in a vCPU's registers, and on its stack.
+    assert numbers_left < 10
+
+
+@pytest.mark.parametrize('pool_size', [8, 4096])
+def test_read(guest, tmp_path, pool_size):
+    """As they are handed out; what was read ahead is still there."""
+    source = tmp_path / 'source'
+    source.write_bytes(source_bytes(0, WORDS))
+    vm = guest(f'rng-random,filename={source}', accel=ACCEL,
+               device=f',pool-size={pool_size}')
+    vm.call(1000)
+    vm.finish()
+    bytes_left, numbers_left = found(vm)
+    assert bool(bytes_left) == (pool_size > 8)
+    assert bytes_left <= pool_size / 8 and numbers_left < 10
+    vm.call(WORDS - 1000)
+    check_wiped(vm, WORDS)
+
+
+def test_request(guest, fifo):
+    """As they come for calls that wait for them."""
+    vm = guest(fifo.backend, accel=ACCEL, device=',id=d,timeout=0')
+    for i in range(0, WORDS, 100):
+        vm.call(100)
+        until(lambda: vm.get(0, START))
+        time.sleep(0.03)
+        fifo.write(source_bytes(i, i + 100))
+        vm.finish()
+    assert vm.vm.cmd('qom-get', path=DEVICE, property='waits') > 10
+    check_wiped(vm, WORDS)
+
+
+def test_reset(guest, fifo):
+    """What was read ahead is dropped."""
+    vm = guest(fifo.backend, accel=ACCEL)
+    fifo.write(source_bytes(0, 512))
+    vm.call(200)
+    vm.finish()
+    assert found(vm)[0] > 50
+    vm.vm.cmd('system_reset')
+    vm.vm.event_wait('RESET', timeout=5)
+    assert found(vm)[0] == 0
