@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-SUPPRESSIONS = Path(__file__).resolve().parent / 'thread.supp'
+CHECKS = Path(__file__).resolve().parent
 
 
 def environment(log):
@@ -11,10 +11,12 @@ def environment(log):
     common = f'log_path={log}:'
     return {
         'ASAN_OPTIONS': common + 'detect_leaks=1:fast_unwind_on_malloc=0',
+        'LSAN_OPTIONS': f'suppressions={CHECKS}/leak.supp:'
+                        'print_suppressions=0',
         'UBSAN_OPTIONS': common + 'halt_on_error=1:print_stacktrace=1',
         # QEMU holds more locks at a time than the detector of deadlocks can
         # keep in mind.
-        'TSAN_OPTIONS': common + f'suppressions={SUPPRESSIONS}:exitcode=0:'
+        'TSAN_OPTIONS': common + f'suppressions={CHECKS}/thread.supp:exitcode=0:'
                         'detect_deadlocks=0:atexit_sleep_ms=0',
     }
 
