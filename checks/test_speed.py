@@ -76,4 +76,6 @@ def test_two_vcpus(guest, capsys):
                   f'{rates[2, H_NOBODYS]:.1f}', end=' ')
         return rates[2, H_RANDOM] / rates[2, H_NOBODYS]
 
-    assert best_run(run, 0.5) >= 0.5
+    # 0.5 where system calls are slow, for one vCPU reads while others wait.
+    # Far below 0.01 if each call had to wake another thread
+    assert best_run(run, 0.25) >= 0.25
