@@ -83,8 +83,9 @@ bool patience_is_over(const Patience *p)
 {
     int64_t waited = now_ms() - p->start;
 
-    return waited > p->limit &&
-           waited - (starved_ms() - p->starved) > p->limit;
+    return waited > OVERLOAD_FACTOR * p->limit ||
+           (waited > p->limit &&
+            waited - (starved_ms() - p->starved) > p->limit);
 }
 
 static void show_log(Machine *m)

@@ -15,6 +15,7 @@
 #include <sys/types.h>
 
 #define PATIENCE_MS 2000
+#define OVERLOAD_FACTOR 5   /* QEMU's own threads can overload the host, too */
 #define CPUS_MAX 3
 #define MACHINES 7
 
@@ -55,7 +56,10 @@ void failed(Machine *m, const char *what, ...)
 
 int64_t now_ms(void);
 
-/* A wait that began; while the host is overloaded, it does not count. */
+/*
+ * A wait that began; while the host is overloaded, it does not count, up to
+ * OVERLOAD_FACTOR times what it may take.
+ */
 typedef struct Patience {
     int64_t start;
     int64_t starved;
