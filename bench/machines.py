@@ -18,14 +18,11 @@ import bare_metal  # noqa: E402
 from conftest import OUT, machine  # noqa: E402
 from egd import EgdDaemon  # noqa: E402
 from linux_guest import linux_args  # noqa: E402
+from results import Failure  # noqa: E402
 
 QEMUS = {'ours': OUT / 'obj', 'peer': OUT / 'peer/obj'}
 SOURCES = ('rng-random', 'rng-builtin', 'rng-egd')
 DEVICES = ('spapr-rng', 'virtio-rng-pci')
-
-
-class Failure(Exception):
-    """Something cannot be measured."""
 
 
 class Hangs(Exception):

@@ -9,6 +9,15 @@ import time
 from pathlib import Path
 
 
+class Failure(Exception):
+    """Something is not as it must be, or cannot be measured."""
+
+
+def expect(condition, what):
+    if not condition:
+        raise Failure(what)
+
+
 def cpu_model():
     for line in Path('/proc/cpuinfo').read_text().splitlines():
         if line.startswith('model name'):
