@@ -7,7 +7,7 @@ MAKEFLAGS += --no-builtin-rules
 SHELL = /bin/sh
 
 OUT = $(if $(QEMU_SRC),build/own,build)$(if $(PEER),/peer)
-BASE = $(or $(QEMU_SRC),build/base/qemu)
+SOURCE = $(or $(QEMU_SRC),build/base/qemu)
 QEMU = $(OUT)/qemu-system-ppc64
 
 .DEFAULT_GOAL = help
@@ -24,7 +24,7 @@ packages:
 
 tree: packages
 	@scripts/get-base build/base
-	@scripts/assemble $(BASE) $(OUT)/qemu $(if $(PEER),peer)
+	@scripts/assemble $(SOURCE) $(OUT)/qemu $(if $(PEER),peer)
 
 qemu: tree
 	@scripts/build-qemu $(OUT) native qemu-system-ppc64
@@ -35,6 +35,10 @@ peer:
 
 build: qemu ## build QEMU with the device, for this host and for POWER hosts with KVM
 	@scripts/build-qemu $(OUT) ppc64le qemu-system-ppc64
+	@[ ! -e build/sysroot-ppc64le/unsigned ] || echo "build: the signature of" \
+	    "libraries in $(OUT)/ppc64le/qemu-system-ppc64 could not be checked:" \
+	    "do not use it elsewhere, or remove build/sysroot-ppc64le and build" \
+	    "again" >&2
 
 run: qemu ## boot a Linux guest that draws random numbers through H_RANDOM
 	@QEMU=$(QEMU) scripts/run show
@@ -47,9 +51,10 @@ check: $(if $(SANITIZE),qemu,build peer) ## run every test; some on a QEMU with 
 
 fuzz: tree ## look for input that upsets the device, for SECONDS=60
 	@scripts/build-qemu $(OUT) asan qemu-system-ppc64
-	@OUT=$(OUT) fuzz/run $(or $(SECONDS),60)
+	@OUT=$(OUT) fuzz/run $(or $(SECONDS),60) \
+		$(if $(SECONDS),--out bench/results)
 
-soak: qemu ## 10^9 calls, each checked, and 100 migrations meanwhile: 15 minutes
+soak: qemu ## 10^9 calls, each checked, and 100 migrations meanwhile: 6 minutes
 	@OUT=$(OUT) bench/soak
 
 bench: qemu peer ## this device and QEMU's own, measured in turn: 11 minutes
@@ -71,7 +76,7 @@ docs: tree ## build QEMU's manual, in which a warning is an error
 	@scripts/build-docs $(OUT)
 
 series: tree ## write the patches as a mail series with a cover letter
-	@scripts/mail-series $(OUT)/qemu build/series
+	@scripts/mail-series $(OUT)/qemu $(OUT)/series
 
 bisect-check: tree ## build and test QEMU at each patch of the series
 	@scripts/bisect-check $(OUT)/qemu $(OUT)/bisect
