@@ -89,6 +89,11 @@ def hmp(vm, command):
     assert vm.cmd('human-monitor-command', command_line=command) == ''
 
 
+def statistic(vm, name):
+    """What a guest's device, which has the id d, has counted."""
+    return vm.vm.cmd('qom-get', path='/machine/peripheral/d', property=name)
+
+
 def add_disk(vm, directory):
     """A disk that can hold snapshots."""
     file = directory / 'disk'

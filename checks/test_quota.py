@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from bare_metal import (DONE, H_NOBODYS, H_RANDOM, TICKS, add_disk, hmp, until,
-                        within)
+from bare_metal import (DONE, H_NOBODYS, H_RANDOM, TICKS, add_disk, hmp,
+                        statistic, until, within)
 
 URANDOM = 'rng-random,filename=/dev/urandom'
 FOR_EVER = 10 ** 12
@@ -14,10 +14,6 @@ FOR_EVER = 10 ** 12
 
 def device(max_bytes, period, more=''):
     return f',id=d,max-bytes={max_bytes},period={period},timeout=0{more}'
-
-
-def statistic(vm, name):
-    return vm.vm.cmd('qom-get', path='/machine/peripheral/d', property=name)
 
 
 @pytest.mark.parametrize('max_bytes, period, seconds, cpus, options', [

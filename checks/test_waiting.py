@@ -9,8 +9,8 @@ import time
 import pytest
 
 from bare_metal import (H_FUNCTION, H_HARDWARE, H_NOBODYS, H_SUCCESS, LEAVE,
-                        TICKS, add_disk, hmp, source_bytes, until, within,
-                        word)
+                        TICKS, add_disk, hmp, source_bytes, statistic, until,
+                        within, word)
 
 # How QEMU runs its vCPUs decides who waits for whom.
 WAYS = {
@@ -277,10 +277,6 @@ def test_timeout(start, fifo, way):
     vm.finish()
     assert vm.results()[failed:] == [(H_SUCCESS, word(0)),
                                      (H_SUCCESS, word(1))]
-
-
-def statistic(vm, name):
-    return vm.vm.cmd('qom-get', path='/machine/peripheral/d', property=name)
 
 
 @every_way

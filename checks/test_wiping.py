@@ -7,15 +7,13 @@ import time
 
 import pytest
 
-from bare_metal import START, until
+from bare_metal import START, statistic, until
 
 # Each word begins with these, and no other data does.
 MARK = b'\x5c\xa1\xab\x1e\xfe\xed'
 WORDS = 2000
 # Not a gigabyte for translated code, in which to search
 ACCEL = 'tcg,tb-size=32'
-
-DEVICE = '/machine/peripheral/d'
 
 
 def source_bytes(first, end):
@@ -79,7 +77,7 @@ def test_request(guest, fifo):
         time.sleep(0.03)
         fifo.write(source_bytes(i, i + 100))
         vm.finish()
-    assert vm.vm.cmd('qom-get', path=DEVICE, property='waits') > 10
+    assert statistic(vm, 'waits') > 10
     check_wiped(vm, WORDS)
 
 
