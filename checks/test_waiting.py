@@ -306,6 +306,17 @@ def test_left_call(waiting, way):
 
 
 @every_way
+def test_paused_host(waiting, fifo, way):
+    """However long QEMU gets no processor, the call goes on afterwards."""
+    vm = waiting(way)
+    pid = vm.vm.get_pid()
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(1.5)
+    os.kill(pid, signal.SIGCONT)
+    give(vm, fifo)
+
+
+@every_way
 def test_unrealized(waiting, fifo, way):
     """Without the device, calls are nobody's; with it again, they are its."""
     vm = waiting(way, device=',id=d,timeout=0')
