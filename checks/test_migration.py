@@ -2,6 +2,7 @@
 """A Linux guest that migrates: to and from QEMU's own spapr-rng, and none."""
 
 import json
+import re
 import subprocess
 
 import pytest
@@ -12,12 +13,11 @@ from linux_guest import JOB, Guest, linux_args
 DEVICE = ['-object', 'rng-random,filename=/dev/urandom,id=rng0',
           '-device', 'spapr-rng,rng=rng0']
 
-OLD = ['-machine', 'pseries-9.2']
-
-# Its machine has this QEMU or the peer, and the device or not.
+# Its machine has this QEMU or the peer, and the device or not; an old one is of
+# the machine type before the newest.
 ENDS = {'ours': ('.', DEVICE), 'ours-without': ('.', []),
         'peer': ('peer', DEVICE), 'peer-without': ('peer', []),
-        'ours-old': ('.', DEVICE + OLD), 'peer-old': ('peer', DEVICE + OLD)}
+        'ours-old': ('.', DEVICE), 'peer-old': ('peer', DEVICE)}
 
 READ = 'dd if=/dev/hwrng bs=64 count=1 2>/dev/null | wc -c'
 LISTED = "grep -q hcall-random /proc/device-tree/rtas/ibm,hypertas-functions"
@@ -34,6 +34,15 @@ def shape(section):
     return (section['vmsd_name'], section['version'],
             [field['name'] for field in section['fields']],
             [shape(part) for part in section.get('subsections', [])])
+
+
+def previous_type(qemu):
+    """No older one: 10.2, the peer too, loses the guests of pseries-10.0."""
+    types = subprocess.run([qemu, '-machine', 'help'], capture_output=True,
+                           text=True, check=True).stdout
+    versions = re.findall(r'^pseries-(\d+)\.(\d+) ', types, re.MULTILINE)
+    major, minor = sorted((int(a), int(b)) for a, b in versions)[-2]
+    return f'pseries-{major}.{minor}'
 
 
 def find(value, key):
@@ -55,6 +64,9 @@ def start(pseries, top, out, directory):
     """A function that starts one of the ENDS, maybe with a saved guest."""
     def make(end, incoming=None):
         build, args = ENDS[end]
+        if end.endswith('-old'):
+            qemu = out / build / 'qemu-system-ppc64'
+            args = [*args, '-machine', previous_type(qemu)]
         # Under TCG, QEMU 10.0 loses the second vCPU of a Linux guest.
         vm = pseries(*linux_args(top, 'bookworm', directory, JOB),
                      '-smp', '1', *args, build=out / build)
