@@ -8,13 +8,14 @@ import subprocess
 import pytest
 
 from bare_metal import until
+from conftest import OUT
 from linux_guest import JOB, Guest, linux_args
 
 DEVICE = ['-object', 'rng-random,filename=/dev/urandom,id=rng0',
           '-device', 'spapr-rng,rng=rng0']
 
-# Its machine has this QEMU or the peer, and the device or not; an old one is of
-# the machine type before the newest.
+# Its machine has this QEMU or the peer, and the device or not; an old one is
+# of the machine type before the newest.
 ENDS = {'ours': ('.', DEVICE), 'ours-without': ('.', []),
         'peer': ('peer', DEVICE), 'peer-without': ('peer', []),
         'ours-old': ('.', DEVICE), 'peer-old': ('peer', DEVICE)}
@@ -36,15 +37,6 @@ def shape(section):
             [shape(part) for part in section.get('subsections', [])])
 
 
-def previous_type(qemu):
-    """No older one: 10.2, the peer too, loses the guests of pseries-10.0."""
-    types = subprocess.run([qemu, '-machine', 'help'], capture_output=True,
-                           text=True, check=True).stdout
-    versions = re.findall(r'^pseries-(\d+)\.(\d+) ', types, re.MULTILINE)
-    major, minor = sorted((int(a), int(b)) for a, b in versions)[-2]
-    return f'pseries-{major}.{minor}'
-
-
 def find(value, key):
     """What stands under that key, anywhere in nested dictionaries."""
     if not isinstance(value, dict):
@@ -59,17 +51,26 @@ def directory(tmp_path_factory):
     return tmp_path_factory.mktemp('saved')
 
 
+@pytest.fixture(scope='module')
+def previous_type():
+    """No older one: 10.2, the peer too, loses the guests of pseries-10.0."""
+    types = subprocess.run([OUT / 'qemu-system-ppc64', '-machine', 'help'],
+                           capture_output=True, text=True, check=True).stdout
+    versions = re.findall(r'^pseries-(\d+)\.(\d+) ', types, re.MULTILINE)
+    major, minor = sorted((int(a), int(b)) for a, b in versions)[-2]
+    return f'pseries-{major}.{minor}'
+
+
 @pytest.fixture
-def start(pseries, top, out, directory):
+def start(pseries, top, directory, previous_type):
     """A function that starts one of the ENDS, maybe with a saved guest."""
     def make(end, incoming=None):
         build, args = ENDS[end]
         if end.endswith('-old'):
-            qemu = out / build / 'qemu-system-ppc64'
-            args = [*args, '-machine', previous_type(qemu)]
+            args = [*args, '-machine', previous_type]
         # Under TCG, QEMU 10.0 loses the second vCPU of a Linux guest.
         vm = pseries(*linux_args(top, 'bookworm', directory, JOB),
-                     '-smp', '1', *args, build=out / build)
+                     '-smp', '1', *args, build=OUT / build)
         return Guest(vm, incoming)
     return make
 
