@@ -3,10 +3,10 @@
  *
  * H_RANDOM (LoPAPR 14.15.1) takes no arguments and returns 64 random bits in
  * r4. They come from an RngBackend by way of a small pool, or from KVM, which
- * then answers the call without leaving the kernel.
+ * then answers the hypercall without leaving the kernel.
  *
- * Everything here runs under the BQL: the hypercall in the thread of the vCPU
- * that makes it, the rest in the main loop.
+ * All functions run under the BQL: the hypercall in the thread of the vCPU that
+ * makes it, the others in the main loop.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -15,45 +15,40 @@
 #include "qapi/error.h"
 #include "qemu/bswap.h"
 #include "qemu/error-report.h"
-#include "qemu/main-loop.h"
 #include "qemu/module.h"
 #include "qemu/timer.h"
-#include "qapi/visitor.h"
 #include "hw/ppc/spapr.h"
-#include "hw/ppc/spapr_cpu_core.h"
+#include "hw/ppc/spapr_hcall_retry.h"
 #include "hw/ppc/spapr_rng.h"
 #include "hw/qdev-properties.h"
 #include "kvm_ppc.h"
 #include "system/cpu-timers.h"
-#include "system/hw_accel.h"
 #include "system/kvm.h"
 #include "system/replay.h"
 #include "system/reset.h"
-#include "system/tcg.h"
 #include "trace.h"
 
 #define WORD_SIZE sizeof(uint64_t)
-
-/*
- * The longest a vCPU sleeps before it returns to its execution loop. Whatever
- * needs it there earlier wakes it, except for interrupts that only KVM sees.
- * Under TCG, it may also miss the start of another vCPU's exclusive section.
- */
-#define WAIT_SLICE_MS (kvm_enabled() ? 5 : 20)
-
-/*
- * A call that waits is made again this soon, unless the guest has left it: it
- * may go on with something else when it takes an interrupt meanwhile.
- */
-#define WAIT_AGAIN_NS (1000 * SCALE_MS)
 
 /* How much of its quota a guest can save up; how often it is woken for it */
 #define QUOTA_BURST_NS (50 * SCALE_MS)
 #define QUOTA_WAKE_NS SCALE_MS
 
+/* Pool: bytes on their way from the backend to the guest */
+
 static uint32_t pool_level(SpaprRng *s)
 {
     return s->pool_end - s->pool_pos;
+}
+
+/*
+ * How many bytes may be in the pool. Under record and replay, nothing is read
+ * ahead: the pool is lost when a snapshot is loaded in the middle of a replay,
+ * but in the log the bytes come once.
+ */
+static uint32_t pool_limit(SpaprRng *s)
+{
+    return replay_mode == REPLAY_MODE_NONE ? s->pool_size : WORD_SIZE;
 }
 
 /* Move what is left to the front of the pool and wipe the rest. */
@@ -70,9 +65,6 @@ static void pool_compact(SpaprRng *s)
 static void pool_added(SpaprRng *s, uint32_t size)
 {
     s->pool_end += size;
-    s->fed_bytes += size;
-    s->fed_at = cpu_get_clock();
-    s->dry = false;
     s->read_size = MIN(s->read_size * 2, s->pool_size);
 }
 
@@ -89,42 +81,13 @@ static uint64_t pool_take(SpaprRng *s)
 
 static void pool_drop(SpaprRng *s)
 {
-    s->fed_bytes -= pool_level(s);
     memset(s->pool, 0, sizeof(s->pool));
     s->pool_pos = 0;
     s->pool_end = 0;
     s->read_size = WORD_SIZE;
 }
 
-/* Whether a call of that vCPU waits, and will be made again. */
-static bool is_waiting(SpaprCpuState *spapr_cpu)
-{
-    return spapr_cpu->random_wait_start &&
-           cpu_get_clock() - spapr_cpu->random_wait_last < WAIT_AGAIN_NS;
-}
-
-/* How long a call has waited, or had when the guest left it, in ns */
-static int64_t waited_ns(SpaprCpuState *spapr_cpu)
-{
-    if (!spapr_cpu->random_wait_start) {
-        return 0;
-    }
-    return (is_waiting(spapr_cpu) ? cpu_get_clock() :
-            spapr_cpu->random_wait_last) - spapr_cpu->random_wait_start;
-}
-
-static void wake_waiting(void)
-{
-    CPUState *cs;
-
-    CPU_FOREACH(cs) {
-        if (is_waiting(spapr_cpu_state(POWERPC_CPU(cs)))) {
-            qemu_cpu_kick(cs);
-        }
-    }
-}
-
-/* Entropy that was asked for is here. */
+/* The bytes that were requested are here. */
 static void spapr_rng_receive(void *opaque, const void *data, size_t size)
 {
     SpaprRng *s = opaque;
@@ -135,8 +98,7 @@ static void spapr_rng_receive(void *opaque, const void *data, size_t size)
     size = MIN(size, s->pool_size - s->pool_end);
     memcpy(s->pool + s->pool_end, data, size);
     pool_added(s, size);
-    wake_waiting();
-    object_unref(OBJECT(s));
+    spapr_hcall_retry_wake(&s->queue);
 }
 
 /*
@@ -151,11 +113,7 @@ static bool pool_needs_request(SpaprRng *s)
             !RNG_BACKEND_GET_CLASS(s->rng)->try_read);
 }
 
-/*
- * Fill the pool without waiting, or see to it that it gets filled. Under record
- * and replay, nothing is read ahead: the pool is lost when a snapshot is loaded
- * in the middle of a replay, but in the log the bytes come once.
- */
+/* Fill the pool without waiting, or request bytes. */
 static void pool_fill(SpaprRng *s)
 {
     uint32_t room, size;
@@ -165,9 +123,7 @@ static void pool_fill(SpaprRng *s)
     }
 
     pool_compact(s);
-    room = replay_mode == REPLAY_MODE_NONE ?
-           MIN(s->read_size, s->pool_size - s->pool_end) :
-           WORD_SIZE - s->pool_end;
+    room = MIN(s->read_size, pool_limit(s) - s->pool_end);
     size = rng_backend_try_read(s->rng, s->pool + s->pool_end, room);
     trace_spapr_rng_read(size, room);
     if (size) {
@@ -175,12 +131,22 @@ static void pool_fill(SpaprRng *s)
     }
     if (pool_needs_request(s)) {
         s->requested = true;
-        object_ref(OBJECT(s)); /* till spapr_rng_receive() */
         size = s->read_size - s->pool_end;
         trace_spapr_rng_request(size);
         rng_backend_request_entropy(s->rng, size, spapr_rng_receive, s);
     }
 }
+
+/* Whether there is a word for the guest, or can be at once. */
+static bool pool_has_word(SpaprRng *s)
+{
+    if (unlikely(pool_level(s) < WORD_SIZE)) {
+        pool_fill(s);
+    }
+    return pool_level(s) >= WORD_SIZE;
+}
+
+/* Quota: max-bytes in each period, word by word */
 
 static bool quota_is_set(SpaprRng *s)
 {
@@ -197,7 +163,7 @@ static int64_t quota_word_ns(SpaprRng *s)
 /*
  * Whether the guest may have a word now. Each is due quota_word_ns() after the
  * one before, whenever that was taken: so the rate holds although vCPUs wake
- * up late, and words that a guest does not take for QUOTA_BURST_NS are gone.
+ * up late. Words that a guest does not take for QUOTA_BURST_NS are lost.
  */
 static bool quota_allows(SpaprRng *s)
 {
@@ -214,198 +180,169 @@ static bool quota_allows(SpaprRng *s)
     return false;
 }
 
-static void quota_spend(SpaprRng *s)
-{
-    s->word_due += quota_word_ns(s);
-    s->fed_at = cpu_get_clock();
-    s->dry = false;
-}
-
 static void spapr_rng_quota_timer(void *opaque)
 {
-    wake_waiting();
+    SpaprRng *s = opaque;
+
+    spapr_hcall_retry_wake(&s->queue);
 }
 
-/* Whether @cs, which is not running now, has nothing to do but call again. */
-static bool only_waits(CPUState *cs)
-{
-    PowerPCCPU *cpu = POWERPC_CPU(cs);
-    SpaprCpuState *spapr_cpu = spapr_cpu_state(cpu);
-
-    /* However long ago that was: set_waiting_halted() asks twice. */
-    return spapr_cpu->random_wait_start &&
-           spapr_cpu->random_wait_nip == cpu->env.nip;
-}
-
-/* With thread=single, vCPUs take turns, and one that sleeps delays them all. */
-static bool thread_is_needed(CPUState *self)
-{
-    CPUState *cs;
-
-    CPU_FOREACH(cs) {
-        if (cs == self || cs->thread != self->thread) {
-            continue;
-        }
-        if (cpu_has_work(cs) || (!cs->halted && !only_waits(cs))) {
-            return true;
-        }
-    }
-    return false;
-}
+/* The hypercall */
 
 /*
- * With -icount, the guest's time passes without instructions only while all
- * vCPUs, which share one thread, are halted. The main loop sees to that.
+ * How many words are on hand. A guest that is at its quota is woken each
+ * QUOTA_WAKE_NS, and then finds that many.
  */
-static void set_waiting_halted(bool halted)
+static unsigned words_on_hand(SpaprRng *s)
 {
-    CPUState *cs;
+    uint64_t words = pool_level(s) / WORD_SIZE;
 
-    if (!icount_enabled() || replay_mode != REPLAY_MODE_NONE) {
-        return;
-    }
-
-    CPU_FOREACH(cs) {
-        if (only_waits(cs)) {
-            cs->halted = halted;
-            if (!halted) {
-                /* One that came meanwhile may have to wait for MSR[EE]. */
-                ppc_maybe_interrupt(cpu_env(cs));
-            }
-        }
-    }
-    qemu_notify_event();
+    return quota_is_set(s) ? MIN(words, QUOTA_WAKE_NS / quota_word_ns(s)) :
+                             words;
 }
 
-static void h_random_sleep(CPUState *cs, int ms)
-{
-    if (qatomic_read(&cs->exit_request) || thread_is_needed(cs)) {
-        return;
-    }
-
-    set_waiting_halted(true);
-    qemu_cond_timedwait_bql(cs->halt_cond, ms);
-    set_waiting_halted(false);
-}
-
-/* How long a call that began to wait at @start may go on, in milliseconds. */
-static int64_t wait_left_ms(SpaprRng *s, int64_t start)
-{
-    if (!s->timeout || replay_mode != REPLAY_MODE_NONE) {
-        return WAIT_SLICE_MS;
-    }
-    return s->timeout - (cpu_get_clock() - start) / SCALE_MS;
-}
-
-static void wait_begin(SpaprRng *s, PowerPCCPU *cpu, bool over_quota)
-{
-    SpaprCpuState *spapr_cpu = spapr_cpu_state(cpu);
-
-    s->waits++;
-    s->throttled += over_quota;
-    spapr_cpu->random_wait_start = cpu_get_clock();
-    spapr_cpu->random_wait_last = spapr_cpu->random_wait_start;
-    trace_spapr_rng_wait_begin(CPU(cpu)->cpu_index,
-                               over_quota ? "quota" : "backend");
-}
-
+/* A call is about to be answered, maybe after it waited. */
 static void wait_end(SpaprRng *s, PowerPCCPU *cpu)
 {
-    SpaprCpuState *spapr_cpu = spapr_cpu_state(cpu);
-    int64_t waited = waited_ns(spapr_cpu);
+    int64_t age = spapr_hcall_retry_age(cpu);
 
-    s->wait_ns += waited;
-    spapr_cpu->random_wait_start = 0;
-    trace_spapr_rng_wait_end(CPU(cpu)->cpu_index, waited);
+    if (age) {
+        trace_spapr_rng_wait_end(CPU(cpu)->cpu_index, age);
+        spapr_hcall_retry_end(cpu, words_on_hand(s));
+    }
 }
 
-static target_ulong h_random_fail(SpaprRng *s, PowerPCCPU *cpu)
+/* For how many milliseconds more a call may wait. */
+static int64_t wait_left_ms(SpaprRng *s, int64_t age)
 {
-    s->timeouts++;
-    trace_spapr_rng_timeout(CPU(cpu)->cpu_index);
-    return H_HARDWARE;
+    if (!s->timeout || replay_mode != REPLAY_MODE_NONE) {
+        return INT64_MAX;
+    }
+    return s->timeout - age / SCALE_MS;
 }
 
-/*
- * Not now. Sleep a little, then have the vCPU make the call again: on
- * its way it passes through its execution loop, where it takes interrupts and
- * obeys whoever wants it stopped. A guest that is saved meanwhile is one that
- * is about to execute "sc", so nothing about a wait has to be migrated.
- */
 static target_ulong h_random_wait(SpaprRng *s, PowerPCCPU *cpu,
-                                  target_ulong opcode, bool over_quota)
+                                  target_ulong opcode)
 {
-    CPUState *cs = CPU(cpu);
-    SpaprCpuState *spapr_cpu = spapr_cpu_state(cpu);
-    int64_t left_ms;
+    bool over_quota = quota_is_set(s) && !s->requested;
+    int64_t age = spapr_hcall_retry_age(cpu);
+    int64_t left_ms = wait_left_ms(s, age);
 
-    if (spapr_cpu->random_wait_start && !is_waiting(spapr_cpu)) {
-        wait_end(s, cpu);
-    }
-    if (!spapr_cpu->random_wait_start) {
-        if (s->dry) {
-            return h_random_fail(s, cpu);
-        }
-        wait_begin(s, cpu, over_quota);
-    }
-
-    left_ms = wait_left_ms(s, spapr_cpu->random_wait_start);
+    /* If others got words meanwhile, the source is slow, but not dry. */
+    s->dry |= left_ms <= 0 && s->word_at < cpu_get_clock() - age;
     if (left_ms <= 0 || s->dry) {
-        /* Others may just have been quicker to take what there was. */
-        s->dry |= s->fed_at < spapr_cpu->random_wait_start;
         wait_end(s, cpu);
-        return h_random_fail(s, cpu);
+        s->calls++;
+        s->timeouts++;
+        trace_spapr_rng_timeout(CPU(cpu)->cpu_index);
+        return H_HARDWARE;
     }
 
-    cpu_synchronize_state(cs);
-    cpu->env.nip -= 4;
-    spapr_cpu->random_wait_nip = cpu->env.nip;
-    h_random_sleep(cs, MIN(left_ms, WAIT_SLICE_MS));
-    spapr_cpu->random_wait_last = cpu_get_clock();
-    if (tcg_enabled()) {
-        cpu_exit(cs); /* with thread=single, it is the next vCPU's turn */
+    if (!age) {
+        s->throttled += over_quota;
+        trace_spapr_rng_wait_begin(CPU(cpu)->cpu_index,
+                                   over_quota ? "quota" : "backend");
     }
-    return opcode; /* r3, for the next time */
+    return spapr_hcall_retry(&s->queue, cpu, opcode, left_ms);
 }
 
 static target_ulong h_random(PowerPCCPU *cpu, SpaprMachineState *spapr,
                              target_ulong opcode, target_ulong *args)
 {
     SpaprRng *s = spapr->rng;
+    bool any_waits = !spapr_hcall_queue_is_empty(&s->queue);
 
-    if (unlikely(quota_is_set(s)) && !quota_allows(s)) {
-        return h_random_wait(s, cpu, opcode, true);
-    }
-    if (unlikely(pool_level(s) < WORD_SIZE)) {
-        pool_fill(s);
-        if (pool_level(s) < WORD_SIZE) {
-            return h_random_wait(s, cpu, opcode, false);
-        }
+    if ((unlikely(any_waits) && !spapr_hcall_retry_turn(&s->queue, cpu)) ||
+        (unlikely(quota_is_set(s)) && !quota_allows(s)) ||
+        !pool_has_word(s)) {
+        return h_random_wait(s, cpu, opcode);
     }
 
     if (unlikely(quota_is_set(s))) {
-        quota_spend(s);
+        s->word_due += quota_word_ns(s);
     }
-    if (unlikely(spapr_cpu_state(cpu)->random_wait_start)) {
+    if (unlikely(any_waits)) {
+        s->word_at = cpu_get_clock();
         wait_end(s, cpu);
     }
+    s->dry = false;
+    s->calls++;
+    s->bytes += WORD_SIZE;
     trace_spapr_rng_call(CPU(cpu)->cpu_index);
     args[0] = pool_take(s);
     return H_SUCCESS;
 }
 
-static void spapr_rng_reset_hold(Object *obj, ResetType type)
+/* Statistics: properties of a realized device, since nobody can set them */
+
+typedef struct SpaprRngStat {
+    const char *name;
+    const char *description;
+    size_t offset;
+} SpaprRngStat;
+
+static const SpaprRngStat spapr_rng_stats[] = {
+    { "calls", "calls that were answered", offsetof(SpaprRng, calls) },
+    { "bytes", "random bytes that the guest got", offsetof(SpaprRng, bytes) },
+    { "waits", "calls that had to wait", offsetof(SpaprRng, queue.waits) },
+    { "wait-time", "nanoseconds that calls waited",
+      offsetof(SpaprRng, queue.wait_ns) },
+    { "timeouts", "calls that failed for lack of bytes",
+      offsetof(SpaprRng, timeouts) },
+    { "throttled", "calls that had to wait because of max-bytes",
+      offsetof(SpaprRng, throttled) },
+};
+
+static bool spapr_rng_get_in_kernel(Object *obj, Error **errp)
 {
-    SpaprRng *s = SPAPR_RNG(obj);
-    CPUState *cs;
+    return SPAPR_RNG(obj)->in_kernel;
+}
 
-    pool_drop(s);
-    s->fed_at = 0;
-    s->dry = false;
+static void spapr_rng_add_stats(SpaprRng *s)
+{
+    Object *obj = OBJECT(s);
 
-    CPU_FOREACH(cs) {
-        spapr_cpu_state(POWERPC_CPU(cs))->random_wait_start = 0;
+    for (int i = 0; i < ARRAY_SIZE(spapr_rng_stats); i++) {
+        const SpaprRngStat *stat = &spapr_rng_stats[i];
+
+        object_property_add_uint64_ptr(obj, stat->name,
+                                       (void *)s + stat->offset,
+                                       OBJ_PROP_FLAG_READ);
+        object_property_set_description(obj, stat->name, stat->description);
     }
+    object_property_add_bool(obj, "in-kernel", spapr_rng_get_in_kernel, NULL);
+    object_property_set_description(obj, "in-kernel",
+                                    "whether KVM answers H_RANDOM");
+}
+
+static void spapr_rng_del_stats(SpaprRng *s)
+{
+    for (int i = 0; i < ARRAY_SIZE(spapr_rng_stats); i++) {
+        object_property_del(OBJECT(s), spapr_rng_stats[i].name);
+    }
+    object_property_del(OBJECT(s), "in-kernel");
+}
+
+/* Options */
+
+/* A call that waits for its quota alone must not time out. */
+static bool spapr_rng_check_word_interval(SpaprRng *s, Error **errp)
+{
+    ERRP_GUARD();
+    int64_t word_ms = DIV_ROUND_UP(quota_word_ns(s), SCALE_MS);
+
+    if (!quota_is_set(s) || !s->timeout || word_ms <= s->timeout) {
+        return true;
+    }
+    error_setg(errp, "max-bytes=%" PRIu64 " and period=%" PRIu32
+               " give the guest a word each %" PRId64 " ms, but timeout=%"
+               PRIu32 " lets calls wait less", s->max_bytes, s->period, word_ms,
+               s->timeout);
+    error_append_hint(errp, "Use max-bytes=%" PRIu64 " or more, or timeout=%"
+                      PRId64 " or more, or timeout=0 to let calls wait for "
+                      "ever.\n", DIV_ROUND_UP((uint64_t)s->period * WORD_SIZE,
+                                              s->timeout), word_ms);
+    return false;
 }
 
 static bool spapr_rng_check_quota(SpaprRng *s, Error **errp)
@@ -437,30 +374,13 @@ static bool spapr_rng_check_quota(SpaprRng *s, Error **errp)
         error_append_hint(errp, "Leave max-bytes out of both runs.\n");
         return false;
     }
-    return true;
+    return spapr_rng_check_word_interval(s, errp);
 }
 
-static bool spapr_rng_check(SpaprRng *s, Error **errp)
+static bool spapr_rng_check_source(SpaprRng *s, Error **errp)
 {
     ERRP_GUARD();
-    SpaprMachineState *spapr = (SpaprMachineState *)
-        object_dynamic_cast(qdev_get_machine(), TYPE_SPAPR_MACHINE);
 
-    if (!spapr) {
-        error_setg(errp, TYPE_SPAPR_RNG " needs a pseries machine");
-        error_append_hint(errp, "Use -machine pseries, or give this machine "
-                          "a virtio-rng device.\n");
-        return false;
-    }
-    if (spapr->rng) {
-        error_setg(errp, "a machine can have only one " TYPE_SPAPR_RNG);
-        error_append_hint(errp, "Remove all -device " TYPE_SPAPR_RNG
-                          " options but one.\n");
-        return false;
-    }
-    if (!spapr_rng_check_quota(s, errp)) {
-        return false;
-    }
     if (s->use_kvm && !kvm_enabled()) {
         error_setg(errp, "use-kvm=true needs the KVM accelerator");
         error_append_hint(errp, "Use -accel kvm, or set use-kvm=false and "
@@ -481,6 +401,27 @@ static bool spapr_rng_check(SpaprRng *s, Error **errp)
                    s->pool_size);
         error_append_hint(errp, "Use 8 to %d bytes; 8 reads nothing ahead.\n",
                           SPAPR_RNG_POOL_MAX);
+        return false;
+    }
+    return true;
+}
+
+static bool spapr_rng_check_machine(Error **errp)
+{
+    ERRP_GUARD();
+    SpaprMachineState *spapr = (SpaprMachineState *)
+        object_dynamic_cast(qdev_get_machine(), TYPE_SPAPR_MACHINE);
+
+    if (!spapr) {
+        error_setg(errp, TYPE_SPAPR_RNG " needs a pseries machine");
+        error_append_hint(errp, "Use -machine pseries, or give this machine "
+                          "a virtio-rng device.\n");
+        return false;
+    }
+    if (spapr->rng) {
+        error_setg(errp, "a machine can have only one " TYPE_SPAPR_RNG);
+        error_append_hint(errp, "Remove all -device " TYPE_SPAPR_RNG
+                          " options but one.\n");
         return false;
     }
     return true;
@@ -514,19 +455,22 @@ static void spapr_rng_realize(DeviceState *dev, Error **errp)
     ERRP_GUARD();
     SpaprRng *s = SPAPR_RNG(dev);
 
-    if (!spapr_rng_check(s, errp)) {
+    if (!spapr_rng_check_machine(errp) || !spapr_rng_check_quota(s, errp) ||
+        !spapr_rng_check_source(s, errp)) {
         return;
     }
-
     s->in_kernel = s->use_kvm && spapr_rng_enable_kvm(s, errp);
     if (*errp) {
         return;
     }
+
+    spapr_hcall_queue_init(&s->queue);
     if (!s->in_kernel) {
         s->quota_timer = timer_new_ns(QEMU_CLOCK_VIRTUAL,
                                       spapr_rng_quota_timer, s);
         spapr_register_hypercall(H_RANDOM, h_random);
     }
+    spapr_rng_add_stats(s);
     SPAPR_MACHINE(qdev_get_machine())->rng = s;
     qemu_register_resettable(OBJECT(dev));
 }
@@ -535,113 +479,28 @@ static void spapr_rng_unrealize(DeviceState *dev)
 {
     SpaprRng *s = SPAPR_RNG(dev);
 
-    pool_drop(s);
     qemu_unregister_resettable(OBJECT(dev));
     SPAPR_MACHINE(qdev_get_machine())->rng = NULL;
+    spapr_rng_del_stats(s);
     if (s->in_kernel) {
         kvmppc_set_in_kernel_random(false);
-        s->in_kernel = false;
-    } else {
-        spapr_unregister_hypercall(H_RANDOM);
-        g_clear_pointer(&s->quota_timer, timer_free);
+        return;
     }
+
+    spapr_unregister_hypercall(H_RANDOM);
+    g_clear_pointer(&s->quota_timer, timer_free);
+    rng_backend_cancel(s->rng, s);
+    s->requested = false;
+    pool_drop(s);
+    spapr_hcall_queue_drain(&s->queue);
 }
 
-/* The accessor of the link, without the hint */
-static ObjectPropertyAccessor *spapr_rng_set_link;
-
-static void spapr_rng_set_rng(Object *obj, Visitor *v, const char *name,
-                              void *opaque, Error **errp)
+static void spapr_rng_reset_hold(Object *obj, ResetType type)
 {
-    ERRP_GUARD();
+    SpaprRng *s = SPAPR_RNG(obj);
 
-    spapr_rng_set_link(obj, v, name, opaque, errp);
-    if (*errp) {
-        error_append_hint(errp, "rng=ID takes the id of a random number "
-                          "backend, such as -object rng-builtin,id=ID.\n");
-    }
-}
-
-static bool spapr_rng_get_in_kernel(Object *obj, Error **errp)
-{
-    return SPAPR_RNG(obj)->in_kernel;
-}
-
-static uint64_t stat_bytes(SpaprRng *s)
-{
-    return s->fed_bytes - pool_level(s);
-}
-
-static uint64_t stat_calls(SpaprRng *s)
-{
-    return stat_bytes(s) / WORD_SIZE + s->timeouts;
-}
-
-/* With the time of those that still wait */
-static uint64_t stat_wait_time(SpaprRng *s)
-{
-    uint64_t ns = s->wait_ns;
-    CPUState *cs;
-
-    CPU_FOREACH(cs) {
-        ns += waited_ns(spapr_cpu_state(POWERPC_CPU(cs)));
-    }
-    return ns;
-}
-
-static uint64_t stat_waits(SpaprRng *s)
-{
-    return s->waits;
-}
-
-static uint64_t stat_timeouts(SpaprRng *s)
-{
-    return s->timeouts;
-}
-
-static uint64_t stat_throttled(SpaprRng *s)
-{
-    return s->throttled;
-}
-
-typedef struct SpaprRngStat {
-    const char *name;
-    const char *description;
-    uint64_t (*get)(SpaprRng *s);
-} SpaprRngStat;
-
-static const SpaprRngStat spapr_rng_stats[] = {
-    { "calls", "calls that were answered (read-only)", stat_calls },
-    { "bytes", "random bytes that the guest got (read-only)", stat_bytes },
-    { "waits", "calls that had to wait (read-only)", stat_waits },
-    { "wait-time", "nanoseconds that calls waited (read-only)",
-      stat_wait_time },
-    { "timeouts", "calls that failed for lack of bytes (read-only)",
-      stat_timeouts },
-    { "throttled", "calls that had to wait because of max-bytes (read-only)",
-      stat_throttled },
-};
-
-static void spapr_rng_get_stat(Object *obj, Visitor *v, const char *name,
-                               void *opaque, Error **errp)
-{
-    const SpaprRngStat *stat = opaque;
-    uint64_t value = stat->get(SPAPR_RNG(obj));
-
-    visit_type_uint64(v, name, &value, errp);
-}
-
-static void spapr_rng_class_add_stats(ObjectClass *oc)
-{
-    for (int i = 0; i < ARRAY_SIZE(spapr_rng_stats); i++) {
-        const SpaprRngStat *stat = &spapr_rng_stats[i];
-
-        object_class_property_add(oc, stat->name, "uint64",
-                                  spapr_rng_get_stat, NULL, NULL,
-                                  (void *)stat);
-        object_class_property_set_description(oc, stat->name,
-                                              stat->description);
-    }
+    pool_drop(s);
+    s->dry = false;
 }
 
 static const Property spapr_rng_properties[] = {
@@ -657,7 +516,6 @@ static void spapr_rng_class_init(ObjectClass *oc, void *data)
 {
     DeviceClass *dc = DEVICE_CLASS(oc);
     ResettableClass *rc = RESETTABLE_CLASS(oc);
-    ObjectProperty *rng;
 
     dc->desc = "sPAPR random number generator (H_RANDOM)";
     dc->realize = spapr_rng_realize;
@@ -667,13 +525,6 @@ static void spapr_rng_class_init(ObjectClass *oc, void *data)
     rc->phases.hold = spapr_rng_reset_hold;
 
     device_class_set_props(dc, spapr_rng_properties);
-    rng = object_class_property_find(oc, "rng");
-    spapr_rng_set_link = rng->set;
-    rng->set = spapr_rng_set_rng;
-
-    object_class_property_add_bool(oc, "in-kernel", spapr_rng_get_in_kernel,
-                                   NULL);
-
     object_class_property_set_description(oc, "rng",
         "the backend that random numbers come from");
     object_class_property_set_description(oc, "use-kvm",
@@ -686,9 +537,6 @@ static void spapr_rng_class_init(ObjectClass *oc, void *data)
         "how many bytes the guest gets in each period");
     object_class_property_set_description(oc, "period",
         "milliseconds that max-bytes are for");
-    object_class_property_set_description(oc, "in-kernel",
-        "whether it is KVM that serves the guest (read-only)");
-    spapr_rng_class_add_stats(oc);
 }
 
 static const TypeInfo spapr_rng_info = {

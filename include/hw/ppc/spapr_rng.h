@@ -7,6 +7,7 @@
 #ifndef HW_PPC_SPAPR_RNG_H
 #define HW_PPC_SPAPR_RNG_H
 
+#include "hw/ppc/spapr_hcall_retry.h"
 #include "hw/qdev-core.h"
 #include "qom/object.h"
 #include "system/rng.h"
@@ -19,9 +20,9 @@ OBJECT_DECLARE_SIMPLE_TYPE(SpaprRng, SPAPR_RNG)
 
 /**
  * struct SpaprRng - the device behind H_RANDOM (LoPAPR 14.15.1)
- * @rng: where the bytes come from; NULL if only the kernel serves the call
- * @use_kvm: the user asks for KVM's own H_RANDOM
- * @in_kernel: KVM's own H_RANDOM it is
+ * @rng: where the bytes come from; NULL if only KVM answers H_RANDOM
+ * @use_kvm: the user wants KVM to answer H_RANDOM
+ * @in_kernel: KVM answers H_RANDOM
  * @timeout: how long a call may wait for bytes, in milliseconds; 0: for ever
  * @pool_size: the most bytes read ahead, 8 to SPAPR_RNG_POOL_MAX
  * @max_bytes: the most bytes the guest gets in each @period, spread evenly;
@@ -31,19 +32,20 @@ OBJECT_DECLARE_SIMPLE_TYPE(SpaprRng, SPAPR_RNG)
  * @pool_pos: offset in @pool of the first byte not handed out yet
  * @pool_end: offset in @pool behind the last byte the backend gave
  * @read_size: how many bytes to ask for next; grows with the guest's demand
- * @requested: the backend owes bytes, spapr_rng_receive() will be called
- * @fed_at: when the backend last gave bytes, or the quota let a word go, in ns
- *          of cpu_get_clock()
- * @dry: a call got nothing until it timed out, nor did another one since
+ * @requested: the backend owes bytes, and will call spapr_rng_receive()
+ * @queue: the calls that wait for bytes or for the quota
+ * @word_at: when a call got a word last while calls waited, in ns of
+ *           cpu_get_clock()
+ * @dry: a call timed out and no call got a word since: calls that find no word
+ *       fail at once
  * @word_due: when the quota lets the next word go, in ns of QEMU_CLOCK_VIRTUAL
- * @quota_timer: wakes the calls that wait for that
- * @fed_bytes: bytes that the backend gave, less those lost in resets
- * @waits: calls that had to wait
- * @throttled: those of them that began to wait because of the quota
- * @wait_ns: how long calls waited that have been answered, in ns
+ * @quota_timer: wakes the call that waits for @word_due
+ * @calls: calls that were answered, with a number or with H_HARDWARE
+ * @bytes: random bytes that the guest got
  * @timeouts: calls that ended in H_HARDWARE
+ * @throttled: calls that began to wait because of the quota
  *
- * All fields are protected by the BQL.
+ * The BQL protects all fields.
  */
 struct SpaprRng {
     DeviceState parent_obj;
@@ -61,17 +63,18 @@ struct SpaprRng {
     uint32_t pool_end;
     uint32_t read_size;
     bool requested;
-    int64_t fed_at;
+
+    SpaprHcallQueue queue;
+    int64_t word_at;
     bool dry;
 
     int64_t word_due;
     QEMUTimer *quota_timer;
 
-    uint64_t fed_bytes;
-    uint64_t waits;
-    uint64_t throttled;
-    uint64_t wait_ns;
+    uint64_t calls;
+    uint64_t bytes;
     uint64_t timeouts;
+    uint64_t throttled;
 };
 
 #endif /* HW_PPC_SPAPR_RNG_H */
