@@ -16,6 +16,11 @@ H_HARDWARE = 2 ** 64 - 1
 H_FUNCTION = 2 ** 64 - 2
 H_RANDOM = 0x300
 H_NOBODYS = 0x12c   # answered with H_FUNCTION: the cheapest hypercall there is
+H_JOIN = 0x298
+H_RTAS = 0xf000
+
+RTAS_START_CPU = 0x2006
+RTAS_SET_INDICATOR = 0x201a
 
 TB_HZ = 512000000
 RAM_SIZE = 256 << 20
@@ -23,13 +28,20 @@ RING_LENGTH = 65536
 DURATIONS = 131072
 
 CPUS = 0x10000
+RTAS_ARGS = 0x10040     # of the last start-cpu, at the machine's start
+HOST_RTAS_ARGS = 0x10080
 BLOCKS = 0x11000
 BLOCK_SIZE = 0x100
 (GO, DONE, CALLS, OPCODE, RECORD, INTERRUPTS, INTERVAL, START, END, COUNT,
- DAMAGE, TICKS, LAST, SUM, XOR, FAULTS, CHECKED, LEAVE) = range(0, 144, 8)
+ DAMAGE, TICKS, LAST, SUM, XOR, FAULTS, CHECKED, LEAVE, ARGUMENT, INNER,
+ INNER_OPCODE, INNER_STACK, INNER_START, INNER_END, INNER_COUNT, INNER_STATUS,
+ INNER_VALUE, HOLD, HELD, AWAY, RAN) = range(0, 248, 8)
 
 CHECK = 2   # for RECORD
 TIME = 3
+
+SPIN = 1    # for HOLD
+STOP = 2
 
 
 def build(source, directory):
@@ -147,6 +159,10 @@ class Guest:
         word = self._words[address // 8]
         return int.from_bytes(word.to_bytes(8, sys.byteorder), 'big')
 
+    def _peek32(self, address):
+        word = self._peek(address & ~7)
+        return word & 0xffffffff if address & 4 else word >> 32
+
     def _poke(self, address, value):
         self._words[address // 8] = int.from_bytes(value.to_bytes(8, 'big'),
                                                    sys.byteorder)
@@ -181,6 +197,21 @@ class Guest:
         """Wait until all calls have returned, with r5..r12 as they were."""
         until(lambda: all(map(self.done, range(self.cpus))), seconds)
         assert not any(self.get(cpu, DAMAGE) for cpu in range(self.cpus))
+
+    def rtas(self, token, *args, cpu=0):
+        """Have that vCPU make an RTAS call; its one result, 0 if it worked."""
+        words = [token, len(args), 1, *args, 0, 0]
+        for i in range(0, len(words) - 1, 2):
+            self._poke(HOST_RTAS_ARGS + 4 * i, words[i] << 32 | words[i + 1])
+        self.set(cpu, ARGUMENT, HOST_RTAS_ARGS)
+        self.call(1, H_RTAS, [cpu], record=False)
+        until(lambda: self.done(cpu))
+        return self._peek32(HOST_RTAS_ARGS + 4 * (3 + len(args)))
+
+    def start_cpu(self, cpu):
+        """Have vCPU 0 start another one that has stopped itself."""
+        work = self._peek32(RTAS_ARGS + 16)
+        assert self.rtas(RTAS_START_CPU, cpu, work, cpu) == 0
 
     def calls_wait(self):
         """Whether each vCPU is in its call; gives it time to get there."""

@@ -5,7 +5,8 @@
  * host shares the guest's memory and writes there what each vCPU has to do;
  * checks/bare_metal.py is its side. A reset loads the image anew, but leaves
  * the rest of the memory as it is: vCPU 0 begins its batch again, if it was in
- * the middle of one, and so do the others.
+ * the middle of one, and so do the others. So does each vCPU after the system
+ * reset interrupt of the monitor's "nmi", which enters at 0x100, too.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -13,7 +14,9 @@
 #define H_CEDE          0xe0
 #define H_RTAS          0xf000
 #define RTAS_START_CPU  0x2006
+#define RTAS_STOP_SELF  0x2007
 #define SPR_TB          268
+#define MSR_FP          0x2000
 
 /* The machine's block */
 #define MACHINE         0x10000
@@ -43,6 +46,23 @@
 #define FAULTS          120     /* calls that failed, and values out of order */
 #define CHECKED         128     /* how many there were */
 #define LEAVE           136     /* whether the next interrupt ends the batch */
+#define ARGUMENT        144     /* r4 of calls that are not noted */
+/* What an interrupt does in the middle of a call */
+#define INNER           152     /* how many calls are left to make, one each */
+#define INNER_OPCODE    160
+#define INNER_STACK     168     /* 0: from an "sc" of their own; else from that */
+                                /* of the calls that are noted, with this r1 */
+#define INNER_START     176     /* the time base before the last one */
+#define INNER_END       184     /* and after it */
+#define INNER_COUNT     192     /* how many were answered */
+#define INNER_STATUS    200     /* of the last one */
+#define INNER_VALUE     208
+#define HOLD            216     /* 1: do nothing, interrupts masked, until the */
+                                /* host clears it; 2: stop this vCPU */
+#define HELD            224     /* how often that was done */
+#define AWAY            232     /* the longest that a vCPU on hold was not */
+                                /* run, in ticks of the time base */
+#define RAN             240     /* what a stopped vCPU did: must stay 0 */
 
 /*
  * Each vCPU's last 65536 r3 and r4, or the durations of the last 131072 calls
@@ -51,7 +71,11 @@
 #define RING_SHIFT      20
 
         .text
+        /* MSR[FP] is set at the machine's start, and cleared by interrupts. */
         .org    0x100
+        mfmsr   r5
+        andi.   r5, r5, MSR_FP
+        beq     idle
         lis     r30, MACHINE@h
         ld      r20, CPUS(r30)
         addi    r4, r30, RTAS_ARGS
@@ -114,6 +138,7 @@ batch:  lwsync
         beq     cr1, time
         bgt     check
 
+        ld      r4, ARGUMENT(r31)
 1:      mr      r3, r17
         sc      1
         bdnz    1b
@@ -124,7 +149,7 @@ record:
         li      r\n, -100 - \n
         .endr
         mr      r3, r17
-        sc      1
+        bl      hcall
         ld      r20, COUNT(r31)
         clrlsldi r21, r20, 48, 4
         add     r21, r21, r16
@@ -189,18 +214,90 @@ over:   mfspr   r6, SPR_TB
         std     r15, DONE(r31)
         b       idle
 
-        /* The decrementer; r28 and r29 are its own */
+        /* Does not come back: if the vCPU ran on, it would be in hcall. */
+stop:   sc      1
+hcall:  sc      1
+        blr
+
+        /* The decrementer; r18, r19 and r25 to r29 are its own */
         .org    0x900
+        mfcr    r28
+        mflr    r27
         ld      r29, TICKS(r31)
         addi    r29, r29, 1
         std     r29, TICKS(r31)
-        ld      r29, INTERVAL(r31)
-        mtdec   r29
-        mfcr    r28
         ld      r29, LEAVE(r31)
         cmpldi  r29, 0
-        beq     1f
-        li      r29, over
-        mtsrr0  r29
-1:      mtcr    r28
+        bne     leave
+        ld      r29, HOLD(r31)
+        cmpldi  r29, 0
+        bne     hold
+        ld      r29, INNER(r31)
+        cmpldi  r29, 0
+        bne     inner
+return: ld      r29, INTERVAL(r31)
+        mtdec   r29
+        mtlr    r27
+        mtcr    r28
         rfid
+
+leave:  li      r29, over
+        mtsrr0  r29
+        b       return
+
+hold:   ld      r19, HELD(r31)
+        addi    r19, r19, 1
+        std     r19, HELD(r31)
+        cmpldi  r29, 2
+        beq     halt
+        mfspr   r18, SPR_TB
+1:      mfspr   r19, SPR_TB
+        sub     r18, r19, r18
+        ld      r29, AWAY(r31)
+        cmpld   r18, r29
+        ble     2f
+        std     r18, AWAY(r31)
+2:      mr      r18, r19
+        ld      r29, HOLD(r31)
+        cmpldi  r29, 0
+        bne     1b
+        b       return
+
+halt:   li      r3, 0
+        ori     r3, r3, H_RTAS
+        li      r4, stop_self
+        bl      stop
+1:      ld      r29, RAN(r31)
+        addi    r29, r29, 1
+        std     r29, RAN(r31)
+        b       1b
+
+inner:  addi    r29, r29, -1
+        std     r29, INNER(r31)
+        mr      r25, r3
+        mr      r26, r4
+        ld      r3, INNER_OPCODE(r31)
+        ld      r1, INNER_STACK(r31)
+        cmpldi  r1, 0
+        mfspr   r29, SPR_TB
+        std     r29, INNER_START(r31)
+        bne     1f
+        sc      1
+        b       2f
+1:      bl      hcall
+2:      mfspr   r29, SPR_TB
+        std     r29, INNER_END(r31)
+        std     r3, INNER_STATUS(r31)
+        std     r4, INNER_VALUE(r31)
+        ld      r29, INNER_COUNT(r31)
+        addi    r29, r29, 1
+        lwsync
+        std     r29, INNER_COUNT(r31)
+        li      r1, 0
+        mr      r3, r25
+        mr      r4, r26
+        b       return
+
+        /* Its arguments: no input, and no output */
+stop_self:
+        .long   RTAS_STOP_SELF, 0, 0

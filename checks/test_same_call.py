@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which calls are the one that waits, made again, and which are new ones."""
+
+import time
+
+import pytest
+
+from bare_metal import (AWAY, END, H_HARDWARE, H_JOIN, H_NOBODYS, H_RANDOM,
+                        H_SUCCESS, HELD, HOLD, INNER, INNER_COUNT,
+                        INNER_END, INNER_OPCODE, INNER_STACK, INNER_START,
+                        INNER_STATUS, INNER_VALUE, INTERVAL, LEAVE, RAN, SPIN,
+                        START, STOP, TB_HZ, source_bytes, statistic, until,
+                        word)
+from test_waiting import WAYS, every_way, ways
+
+# Calls of an interrupt handler come from an "sc" of its own, or from that of
+# the call that it interrupts, with another stack pointer.
+inner_calls = pytest.mark.parametrize(
+    'way, stack',
+    [*((way, 0) for way in WAYS.values()), (WAYS['multi'], 0x8000)],
+    ids=[*WAYS, 'multi-stack'])
+
+
+@pytest.fixture
+def start(guest, fifo):
+    """A function that starts a guest on the FIFO, as WAYS says."""
+    def function(way, timeout, cpus=None, **kwargs):
+        return guest(fifo.backend, *way.get('options', []), accel=way['accel'],
+                     cpus=cpus or way['cpus'], interrupts=True,
+                     device=f',id=d,timeout={timeout}', **kwargs)
+    return function
+
+
+def begin(vm, cpu):
+    """Have a vCPU make a call, which waits."""
+    vm.call(cpus=[cpu])
+    until(lambda: vm.get(cpu, START))
+    time.sleep(0.05)
+    assert not vm.done(cpu)
+
+
+def interrupt(vm, cpu, opcode, stack=0, calls=1):
+    """Have the decrementer's handler make calls, one each time."""
+    vm.set(cpu, INNER_OPCODE, opcode)
+    vm.set(cpu, INNER_STACK, stack)
+    vm.set(cpu, INNER, calls)
+
+
+def hold(vm, cpu, how):
+    """Have a vCPU's next interrupt not come back."""
+    vm.set(cpu, HOLD, how)
+    until(lambda: vm.get(cpu, HELD))
+    time.sleep(0.05)
+
+
+def lasted(vm, way, cpu, first, last, before):
+    """
+    Seconds between two notes of a vCPU's time base; the later one is new.
+
+    With icount, whose time is the guest's instructions, it is those since
+    the host's time `before`.
+    """
+    if 'options' in way:
+        return time.monotonic() - before
+    return (vm.get(cpu, last) - vm.get(cpu, first)) / TB_HZ
+
+
+def failed(vm, cpu):
+    """How that vCPU's calls ended; all of them have failed."""
+    assert {status for status, _ in vm.results(cpu)} == {H_HARDWARE}
+    return len(vm.results(cpu))
+
+
+def counted(vm):
+    return statistic(vm, 'waits'), statistic(vm, 'timeouts')
+
+
+@pytest.mark.parametrize('cpus', [5, 12, 16, 64])
+def test_late_turns(guest, fifo, cpus):
+    """
+    A call times out in the turn after its time, however late turns come.
+
+    Where the host's clock decides that a call which was not repeated for a
+    second is a new one, it never ends.
+    """
+    vm = guest(fifo.backend, accel='tcg,thread=single', cpus=cpus,
+               device=',id=d,timeout=1000')
+    caller = cpus - 1
+    for cpu in range(cpus):
+        vm.set(cpu, INTERVAL, TB_HZ // 100)
+    begin(vm, caller)
+    for cpu in range(caller):
+        vm.set(cpu, HOLD, SPIN)
+    until(lambda: vm.done(caller), 60)
+    assert failed(vm, caller) == 1
+    assert counted(vm) == (1, 1)
+    assert vm.seconds([caller]) >= 1
+
+    def away():
+        return [vm.get(cpu, AWAY) / TB_HZ for cpu in range(caller)]
+
+    until(lambda: min(away()) > 0.05, 60)
+    assert vm.seconds([caller]) <= 1 + 2 * max(away())
+    vm.quit()
+
+
+@inner_calls
+def test_inner_times_out(start, way, stack):
+    """
+    A call of an interrupt handler has all of its time, and the outer one its.
+
+    Where a vCPU has but one call, the inner one takes over its deadline, or
+    the outer one gets a new one.
+    """
+    vm = start(way, timeout=1000)
+    cpu = vm.cpus - 1
+    begin(vm, cpu)
+    time.sleep(0.4)
+    before = time.monotonic()
+    interrupt(vm, cpu, H_RANDOM, stack)
+    until(lambda: vm.get(cpu, INNER_COUNT))
+    assert lasted(vm, way, cpu, INNER_START, INNER_END, before) >= 1
+    assert vm.get(cpu, INNER_STATUS) == H_HARDWARE
+    before = time.monotonic()
+    vm.finish()
+    assert lasted(vm, way, cpu, INNER_END, END, before) < 0.8
+    assert failed(vm, cpu) == 1
+    assert counted(vm) == (2, 2)
+    vm.quit()
+
+
+@inner_calls
+def test_inner_is_answered(start, fifo, way, stack):
+    """Where the two are mixed up, one gets no word, or both the same."""
+    vm = start(way, timeout=0)
+    cpu = vm.cpus - 1
+    begin(vm, cpu)
+    interrupt(vm, cpu, H_RANDOM, stack)
+    until(lambda: vm.get(cpu, INNER_START))
+    time.sleep(0.1)
+    assert vm.get(cpu, INNER_COUNT) == 0
+    fifo.write(source_bytes(0, 1))
+    until(lambda: vm.get(cpu, INNER_COUNT))
+    assert vm.get(cpu, INNER_STATUS) == H_SUCCESS
+    assert vm.get(cpu, INNER_VALUE) == word(0)
+    time.sleep(0.1)
+    assert not vm.done(cpu)
+    fifo.write(source_bytes(1, 2))
+    vm.finish()
+    assert vm.values(cpu) == [word(1)]
+    assert counted(vm) == (2, 0)
+    vm.quit()
+
+
+@inner_calls
+def test_outer_deadline_goes_on(start, fifo, way, stack):
+    """
+    An inner call that is answered leaves the outer one its deadline.
+
+    Where a vCPU has but one call, the outer one has all of its time again.
+    """
+    vm = start(way, timeout=1500)
+    cpu = vm.cpus - 1
+    begin(vm, cpu)
+    time.sleep(0.3)
+    interrupt(vm, cpu, H_RANDOM, stack)
+    until(lambda: vm.get(cpu, INNER_START))
+    time.sleep(0.7)
+    assert vm.get(cpu, INNER_COUNT) == 0
+    fifo.write(source_bytes(0, 1))
+    until(lambda: vm.get(cpu, INNER_COUNT))
+    before = time.monotonic()
+    assert vm.get(cpu, INNER_STATUS) == H_SUCCESS
+    assert vm.get(cpu, INNER_VALUE) == word(0)
+    vm.finish()
+    assert lasted(vm, way, cpu, INNER_END, END, before) < 1.2
+    assert failed(vm, cpu) == 1
+    assert counted(vm) == (2, 1)
+    vm.quit()
+
+
+@inner_calls
+def test_other_hypercalls(start, way, stack):
+    """
+    What an interrupt handler asks of the hypervisor does not end a wait.
+
+    Where it does, a call that is interrupted each millisecond never times out.
+    """
+    vm = start(way, timeout=1000)
+    cpu = vm.cpus - 1
+    begin(vm, cpu)
+    before = vm.get(cpu, INNER_COUNT)
+    interrupt(vm, cpu, H_NOBODYS, stack, 10 ** 9)
+    vm.finish()
+    assert vm.get(cpu, INNER_COUNT) >= before + 20
+    assert failed(vm, cpu) == 1
+    assert counted(vm) == (1, 1)
+    vm.quit()
+
+
+@every_way
+def test_held_up(start, way):
+    """
+    A call that an interrupt handler held up for long is the same one.
+
+    Where the host's clock decides, it has all of its time again.
+    """
+    vm = start(way, timeout=1200)
+    cpu = vm.cpus - 1
+    begin(vm, cpu)
+    hold(vm, cpu, SPIN)
+    time.sleep(1.3)
+    before = time.monotonic()
+    vm.set(cpu, HOLD, 0)
+    vm.finish()
+    assert time.monotonic() - before < 0.9
+    assert failed(vm, cpu) == 1
+    assert counted(vm) == (1, 1)
+    vm.quit()
+
+
+@every_way
+def test_ceded(start, way):
+    """
+    A vCPU that left a call and ceded makes a new one, however soon.
+
+    Where the host's clock decides, that has the time that the left one had.
+    """
+    vm = start(way, timeout=1000)
+    cpu = vm.cpus - 1
+    begin(vm, cpu)
+    time.sleep(0.5)
+    vm.set(cpu, LEAVE, 1)
+    until(lambda: vm.done(cpu))
+    vm.set(cpu, LEAVE, 0)
+    time.sleep(0.05)
+    before = time.monotonic()
+    begin(vm, cpu)
+    vm.finish()
+    assert lasted(vm, way, cpu, START, END, before) >= 1
+    assert failed(vm, cpu) == 1
+    assert counted(vm) == (2, 1)
+    vm.quit()
+
+
+@ways('multi', 'single', 'icount-4')
+def test_joined(start, way):
+    """
+    Nor does a call go on after H_JOIN, which the next interrupt ends.
+
+    H_CONFER to itself is the same to QEMU.
+    """
+    vm = start(way, timeout=1000)
+    begin(vm, 1)
+    time.sleep(0.5)
+    before = time.monotonic()
+    interrupt(vm, 1, H_JOIN)
+    vm.finish()
+    assert vm.get(1, INNER_STATUS) == H_SUCCESS
+    assert lasted(vm, way, 1, INNER_END, END, before) >= 1
+    assert failed(vm, 1) == 1
+    assert counted(vm) == (2, 1)
+    vm.quit()
+
+
+@ways('multi', 'single', 'icount-4')
+def test_stopped_and_started(start, way):
+    """A vCPU that stopped itself in a call makes a new one, likewise."""
+    vm = start(way, timeout=1000)
+    begin(vm, 1)
+    time.sleep(0.5)
+    hold(vm, 1, STOP)
+    vm.set(1, HOLD, 0)
+    first = vm.get(1, START)
+    before = time.monotonic()
+    vm.start_cpu(1)
+    vm.finish()
+    assert vm.get(1, START) != first
+    assert lasted(vm, way, 1, START, END, before) >= 1
+    assert failed(vm, 1) == 1
+    assert counted(vm) == (2, 1)
+    assert vm.get(1, RAN) == 0
+    vm.quit()
+
+
+@every_way
+def test_reset(start, way):
+    """So does one that is reset."""
+    vm = start(way, timeout=1000)
+    cpu = vm.cpus - 1
+    begin(vm, cpu)
+    time.sleep(0.5)
+    before = time.monotonic()
+    vm.vm.cmd('system_reset')
+    vm.vm.event_wait('RESET')
+    vm.finish()
+    assert lasted(vm, way, cpu, START, END, before) >= 1
+    assert failed(vm, cpu) == 1
+    assert counted(vm) == (2, 1)
+    vm.quit()
+
+
+@ways('multi', 'single', 'icount-4')
+def test_stays_stopped(start, fifo, way):
+    """
+    A vCPU that stopped itself in a call does nothing more, nor is it served.
+
+    With icount, waiting vCPUs are halted and run again; it must not be one.
+    """
+    vm = start(way, timeout=0, cpus=2)
+    begin(vm, 1)
+    hold(vm, 1, STOP)
+    begin(vm, 0)
+    time.sleep(0.5)
+    assert vm.get(1, RAN) == 0
+    fifo.write(source_bytes(0, 1))
+    until(lambda: vm.done(0))
+    assert vm.values(0) == [word(0)]
+    assert vm.get(1, RAN) == 0
+    assert not vm.done(1)
+    vm.quit()
+
+
+@ways('multi', 'single')
+def test_passed_over(start, fifo, way):
+    """
+    A vCPU that an interrupt keeps from its call holds up nobody.
+
+    Where others wait for the first in line to come back, they do for ever.
+    When it is back, it is the first again.
+    """
+    vm = start(way, timeout=0, cpus=2)
+    begin(vm, 0)
+    begin(vm, 1)
+    hold(vm, 0, SPIN)
+    for i in range(5):
+        fifo.write(source_bytes(i, i + 1))
+        until(lambda: vm.done(1))
+        begin(vm, 1)
+    assert vm.values(1) == [word(i) for i in range(5)]
+    vm.set(0, HOLD, 0)
+    time.sleep(0.5)
+    fifo.write(source_bytes(5, 6))
+    until(lambda: vm.done(0))
+    assert vm.values(0) == [word(5)]
+    fifo.write(source_bytes(6, 7))
+    vm.finish()
+    assert vm.values(1)[5:] == [word(6)]
+    vm.quit()
