@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the device counts only ever grows, whatever befalls its calls."""
+
+import time
+
+import pytest
+
+from bare_metal import LEAVE, add_disk, hmp, source_bytes, statistic, until
+from test_waiting import ways
+
+NAMES = ['calls', 'bytes', 'waits', 'wait-time', 'timeouts', 'throttled']
+
+some_ways = ways('one', 'multi', 'single', 'icount-4')
+
+
+class Watch:
+    """Looks at all that is counted, again and again."""
+
+    def __init__(self, vm):
+        self._vm = vm
+        self._seen = dict.fromkeys(NAMES, 0)
+
+    def look(self):
+        now = {name: statistic(self._vm, name) for name in NAMES}
+        fell = {name: (self._seen[name], now[name]) for name in NAMES
+                if now[name] < self._seen[name]}
+        assert fell == {}
+        self._seen = now
+
+    def look_for(self, seconds):
+        """Every few milliseconds, so long."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.look()
+            time.sleep(0.003)
+
+    def wait_for_call(self):
+        """Have all vCPUs that have no call to make do another one."""
+        for cpu in range(self._vm.cpus):
+            if self._vm.done(cpu):
+                self._vm.call(cpus=[cpu])
+        self.look_for(0.2)
+
+
+def leave(vm, watch):
+    """Each vCPU leaves its call, and makes no more for a while."""
+    for cpu in range(vm.cpus):
+        vm.set(cpu, LEAVE, 1)
+    until(lambda: all(map(vm.done, range(vm.cpus))))
+    for cpu in range(vm.cpus):
+        vm.set(cpu, LEAVE, 0)
+    watch.look_for(1.2)
+
+
+def reset(vm, watch):
+    vm.vm.cmd('system_reset')
+    vm.vm.event_wait('RESET')
+    watch.look_for(0.2)
+
+
+def load(vm, watch):
+    """Both a guest that waits and one that does not come back."""
+    hmp(vm.vm, 'savevm waiting')
+    watch.look_for(0.1)
+    hmp(vm.vm, 'loadvm waiting')
+    watch.look_for(0.3)
+    hmp(vm.vm, 'loadvm idle')
+    watch.look_for(0.1)
+
+
+def pause(vm, watch):
+    vm.vm.cmd('stop')
+    watch.look_for(0.1)
+    vm.vm.cmd('cont')
+    watch.look_for(0.2)
+
+
+@pytest.mark.parametrize('timeout', [0, 300])
+@pytest.mark.parametrize('event', [leave, reset, load, pause],
+                         ids=lambda event: event.__name__)
+@some_ways
+def test_never_less(guest, fifo, tmp_path, way, event, timeout):
+    """
+    Where it is made up of what calls have waited so far, it is less when
+    one of them is forgotten.
+    """
+    vm = guest(fifo.backend, *way.get('options', []), accel=way['accel'],
+               cpus=way['cpus'], interrupts=True,
+               device=f',id=d,timeout={timeout}')
+    if event is load:
+        add_disk(vm.vm, tmp_path)
+        hmp(vm.vm, 'savevm idle')
+    fifo.write(source_bytes(0, vm.cpus + 1))
+    watch = Watch(vm)
+    vm.call(cpus=range(vm.cpus))
+    vm.finish()
+    watch.look()
+    for _ in range(2):
+        watch.wait_for_call()
+        event(vm, watch)
+    fifo.write(source_bytes(10, 10 + 2 * vm.cpus))
+    watch.wait_for_call()
+    vm.quit()
+
+
+@some_ways
+def test_wait_time_grows(guest, fifo, way):
+    """A call that waits is counted while it does, not only when it ends."""
+    before = time.monotonic()
+    vm = guest(fifo.backend, *way.get('options', []), accel=way['accel'],
+               cpus=way['cpus'], device=',id=d,timeout=0')
+    vm.call()
+    assert vm.calls_wait()
+    for milestone in (0.1, 0.2, 0.3):
+        until(lambda: statistic(vm, 'wait-time') >=
+              milestone * 1e9 * vm.cpus)
+    waited = statistic(vm, 'wait-time')
+    assert waited <= (time.monotonic() - before) * 1e9 * vm.cpus
+    assert statistic(vm, 'waits') == vm.cpus
+    fifo.write(source_bytes(0, vm.cpus))
+    vm.finish()
+    ended = statistic(vm, 'wait-time')
+    assert ended >= waited
+    time.sleep(0.1)
+    assert statistic(vm, 'wait-time') == ended
+    vm.quit()
