@@ -17,12 +17,12 @@ THREADS = ['multi', 'single']
 
 
 class SlowDaemon(EgdDaemon):
-    """Gives a word of 8 bytes each `pause` seconds, and `limit` of them."""
+    """Gives 8 bytes or less each `pause` seconds, and `limit` words in all."""
 
     def __init__(self, path, pause, limit):
         super().__init__(path)
         self._pause = pause
-        self._left_words = limit
+        self._left_bytes = 8 * limit
         self._over = threading.Event()
 
     def stop(self):
@@ -30,15 +30,16 @@ class SlowDaemon(EgdDaemon):
         super().stop()
 
     def _give(self, connection, size):
-        for part in range(size, 0, -8):
-            if self._left_words:
-                self._left_words -= 1
-                time.sleep(self._pause)
-            else:
+        while size:
+            part = min(size, 8, self._left_bytes)
+            if not part:
                 self._over.wait()
                 return False
-            if not super()._give(connection, min(part, 8)):
+            time.sleep(self._pause)
+            if not super()._give(connection, part):
                 return False
+            size -= part
+            self._left_bytes -= part
         return True
 
 
