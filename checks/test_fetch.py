@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What scripts/fetch does where a suite cannot be had, or is not signed."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+
+import pytest
+
+PACKAGE = b'not a package\n'
+PATH = 'main/binary-ppc64el/Packages'
+# What a careless administrator may have set for the whole machine
+LAX = '''APT::Get::AllowUnauthenticated "true";
+Acquire::AllowInsecureRepositories "true";
+Acquire::AllowDowngradeToInsecureRepositories "true";
+'''
+
+
+@pytest.fixture
+def fetch(top, tmp_path):
+    """Fetch the package p from these suites of a mirror in a directory."""
+    shutil.copytree(top / 'scripts', tmp_path / 'scripts')
+    mirror = tmp_path / 'mirror'
+    index = mirror / 'dists/unsigned' / PATH
+    index.parent.mkdir(parents=True)
+    (mirror / 'p.deb').write_bytes(PACKAGE)
+    text = (f'Package: p\nVersion: 1\nArchitecture: ppc64el\nFilename: p.deb\n'
+            f'Size: {len(PACKAGE)}\n'
+            f'SHA256: {hashlib.sha256(PACKAGE).hexdigest()}\n').encode()
+    index.write_bytes(text)
+    (mirror / 'dists/unsigned/Release').write_text(
+        'Codename: unsigned\nSHA256:\n'
+        f' {hashlib.sha256(text).hexdigest()} {len(text)} {PATH}\n')
+    (tmp_path / 'lax').write_text(LAX)
+
+    def start(suites):
+        done = subprocess.run(
+            [tmp_path / 'scripts/fetch', 'a p', tmp_path / 'got', 'ppc64el',
+             suites, 'apt-get -qq download p'], capture_output=True, text=True,
+            check=False, env={**os.environ, 'DEBIAN_MIRROR': f'file:{mirror}',
+                              'APT_CONFIG': str(tmp_path / 'lax')})
+        assert done.returncode == 1
+        assert not list(tmp_path.glob('got*'))
+        return done.stderr.splitlines()
+    return start
+
+
+def test_unsigned(fetch):
+    """It is not used, whatever the machine's own apt would do."""
+    why, what = fetch('unsigned')
+    assert why.endswith("unsigned Release' is not signed.")
+    assert what == 'fetch: a p cannot be had from unsigned'
+
+
+def test_missing(fetch):
+    """One line for each suite says what is wrong, and which one is next."""
+    first, second, what = fetch('none neither')
+    assert first.endswith(
+        "none Release' does not have a Release file.; trying neither")
+    assert second.endswith("neither Release' does not have a Release file.")
+    assert what == 'fetch: a p cannot be had from none neither'
