@@ -100,7 +100,7 @@ class Linux:
             shutil.copy(program, directory)
         self.vm = machine(
             directory,
-            *linux_args(TOP, 'bookworm', directory, job,
+            *linux_args(TOP, '6.1', directory, job,
                         programs=[program.name] if program else []),
             '-chardev', f'file,id=console,path={self._console}',
             '-serial', 'chardev:console', *args, build=QEMUS[qemu])

@@ -25,10 +25,18 @@ sys.path.insert(0, str(OUT / 'qemu/python'))
 
 from qemu.machine import QEMUMachine  # noqa: E402
 
+# What Linux guests there are; a newer one than these two is not on each mirror.
+GUESTS = TOP / 'build/guests'
+KERNELS = ['6.1', '6.12'] + \
+    ['newest'] * (GUESTS / 'linux-newest/version').exists()
+
 
 def tested():
     version = (OUT / 'qemu/VERSION').read_text().strip()
-    return f'QEMU {version}, {OUT / KIND}'
+    linux = [path.read_text().strip() for path in (
+        GUESTS / f'linux-{kernel}/version' for kernel in KERNELS)
+        if path.exists()]
+    return ', '.join([f'QEMU {version}', *linux, str(OUT / KIND)])
 
 
 def pytest_report_header():

@@ -40,13 +40,13 @@ def initrd_with_job(guest, directory, job, programs=()):
     return path
 
 
-def linux_args(top, suite, directory, job, vof=True, programs=()):
+def linux_args(top, kernel, directory, job, vof=True, programs=()):
     """
-    Arguments that have QEMU boot that suite's Linux and run the job.
+    Arguments that have QEMU boot that Linux and run the job.
 
     vof: not with SLOF, which takes 5 s longer
     """
-    guest = top / 'build/guests' / f'linux-{suite}'
+    guest = top / 'build/guests' / f'linux-{kernel}'
     return ['-machine', f'x-vof={"on" if vof else "off"}',
             '-smp', '2', '-m', '1G',
             '-kernel', str(guest / 'vmlinux'),

@@ -74,12 +74,12 @@ poke() {
 '''
 
 
-def l2_machine(suite, *more):
+def l2_machine(kernel, *more):
     """What L2's QEMU needs for KVM in a guest of TCG."""
     caps = ['cap-cfpc=broken', 'cap-sbbc=broken', 'cap-ibs=broken',
             'cap-ccf-assist=off', *more]
-    if suite == 'trixie':
-        # Its pages are of 4 KiB.
+    if kernel != '6.1':
+        # Their pages are of 4 KiB.
         caps.append('cap-hpt-max-page-size=4096')
     return ','.join(['pseries', *caps])
 
@@ -89,9 +89,9 @@ def shell_bytes(data):
     return "printf '" + ''.join(f'\\{byte:03o}' for byte in data) + "'"
 
 
-def make_initrd(top, out, suite, directory, image):
+def make_initrd(top, out, kernel, directory, image):
     """Linux, what L2s need, and the job that has us at the console."""
-    linux = top / 'build/guests' / f'linux-{suite}'
+    linux = top / 'build/guests' / f'linux-{kernel}'
     root = directory / 'initrd.d'
     (root / 'root').mkdir(parents=True)
     for source, name in ((out / 'ppc64le/qemu-system-ppc64', 'qemu'),
@@ -119,9 +119,9 @@ def make_initrd(top, out, suite, directory, image):
 class L1(linux_guest.Guest):
     """Linux with KVM, and a directory for what L2 needs; starts L2s."""
 
-    def __init__(self, top, out, directory, image, *args, suite='bookworm',
+    def __init__(self, top, out, directory, image, *args, kernel='6.1',
                  cpu='POWER9'):
-        self.suite = suite
+        self.kernel = kernel
         self.log_path = directory / 'l1-console'
         print(f'the console of L1 and the messages of L2 are in '
               f'{self.log_path}')
@@ -133,8 +133,8 @@ class L1(linux_guest.Guest):
             '-machine', 'pseries,x-vof=on,cap-nested-hv=on,cap-cfpc=broken,'
             'cap-sbbc=broken,cap-ibs=broken,cap-ccf-assist=off',
             '-smp', '2', '-m', '1G',
-            '-kernel', str(top / f'build/guests/linux-{suite}/vmlinux'),
-            '-initrd', str(make_initrd(top, out, suite, directory, image)),
+            '-kernel', str(top / f'build/guests/linux-{kernel}/vmlinux'),
+            '-initrd', str(make_initrd(top, out, kernel, directory, image)),
             '-append', 'console=hvc0 loglevel=1', *args)
         super().__init__(vm)
 
@@ -160,7 +160,7 @@ class L1(linux_guest.Guest):
         number = next(L2.numbers)
         self.sh(f"start {number} {wrapper} ./qemu -nodefaults -display none "
                 "-accel kvm "
-                f"-machine {l2_machine(self.suite)} "
+                f"-machine {l2_machine(self.kernel)} "
                 f"{' '.join(args)}")
         _, status = self.run(f'ended {number}', 40)
         return self.sh(f'cat log{number}'), status
@@ -213,7 +213,7 @@ class L2(bare_metal.Guest):
         megabytes = f'{bare_metal.RAM_SIZE >> 20}M'
         l1.sh(f'start {self.number} {wrapper} '
               './qemu -nodefaults -display none '
-              f'-accel kvm -machine {l2_machine(l1.suite)} '
+              f'-accel kvm -machine {l2_machine(l1.kernel)} '
               '-machine memory-backend=ram -object memory-backend-file,id=ram,'
               f'share=on,size={megabytes},mem-path=ram -m {megabytes} '
               f'-smp {cpus} -bios image -d trace:kvm_handle_papr_hcall '

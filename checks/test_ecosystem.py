@@ -85,7 +85,7 @@ def binary(out):
 @pytest.fixture
 def linux(top, tmp_path):
     """The machine properties that boot Linux with the job."""
-    guest = top / 'build/guests/linux-bookworm'
+    guest = top / 'build/guests/linux-6.1'
     return {'kernel': str(guest / 'vmlinux'),
             'initrd': str(initrd_with_job(guest, tmp_path, JOB)),
             'append': 'console=hvc0 loglevel=1'}

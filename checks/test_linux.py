@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from bare_metal import source_bytes, word
+from conftest import KERNELS
 from linux_guest import linux_args
 
 PARENT = '/ibm,platform-facilities'
@@ -26,9 +27,9 @@ echo
 '''
 
 
-@pytest.fixture(params=['bookworm', 'trixie'])
+@pytest.fixture(params=KERNELS)
 def boot(request, top, tmp_path, pseries):
-    """Boot that suite's Linux to its end; returns its lines, and its tree."""
+    """Boot that Linux to its end; returns its lines, and its tree."""
     def start(*args, **kwargs):
         console = tmp_path / 'console'
         dtb = tmp_path / 'dtb'

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from conftest import KERNELS
 from egd import EgdDaemon
 from linux_guest import JOB, Guest, linux_args
 
@@ -28,9 +29,9 @@ READ = (f"dd if=/dev/hwrng bs={EDGE + SIZE + EDGE} count=1 2>/error | "
 @pytest.fixture
 def boot(top, tmp_path, pseries):
     """Boot Linux, up to where it takes commands; returns the guest."""
-    def start(*args):
+    def start(*args, kernel='6.1'):
         return Guest(pseries(
-            *linux_args(top, 'bookworm', tmp_path, JOB), *args))
+            *linux_args(top, kernel, tmp_path, JOB), *args))
     return start
 
 
@@ -127,16 +128,17 @@ def recovery(path):
     return f"rng-random: '{path}' gives data again"
 
 
-def test_spapr_rng_without_data(boot, fifo):
+@pytest.mark.parametrize('kernel', KERNELS)
+def test_spapr_rng_without_data(boot, fifo, kernel):
     """A dry source delays the boot little; reads fail until there is data."""
-    guest = boot()
+    guest = boot(kernel=kernel)
     without = guest.boot_time
     guest.quit()
 
     source = os.urandom(32768)
     fd = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
     try:
-        guest = boot(*rng_random(fifo), *SPAPR_RNG)
+        guest = boot(*rng_random(fifo), *SPAPR_RNG, kernel=kernel)
         print(f'boot takes {without:.2f} s, {guest.boot_time:.2f} s')
         assert guest.boot_time <= without + 5
         assert guest.run(f'cat {CURRENT}') == (['pseries_rng'], 0)

@@ -69,7 +69,7 @@ def start(pseries, top, directory, previous_type):
         if end.endswith('-old'):
             args = [*args, '-machine', previous_type]
         # Under TCG, QEMU 10.0 loses the second vCPU of a Linux guest.
-        vm = pseries(*linux_args(top, 'bookworm', directory, JOB),
+        vm = pseries(*linux_args(top, '6.1', directory, JOB),
                      '-smp', '1', *args, build=OUT / build)
         return Guest(vm, incoming)
     return make

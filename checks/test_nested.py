@@ -8,7 +8,7 @@ import pytest
 
 from bare_metal import (H_HARDWARE, H_SUCCESS, TICKS, source_bytes, until,
                         within, word)
-from conftest import OUT, TOP
+from conftest import KERNELS, OUT, TOP
 from nested import KNOWN, L1, L2
 
 WORDS = 1024    # of L0's source, which L1's Linux draws from, too
@@ -288,9 +288,10 @@ def test_enabling_fails(l1):
         'Give a backend for such hosts with rng=ID.']
 
 
-@pytest.mark.parametrize('cpu,suite', [
-    ('POWER9', 'trixie'), ('POWER10', 'bookworm'), ('POWER10', 'trixie')])
-def test_elsewhere(boot, source, cpu, suite):
+@pytest.mark.parametrize('cpu,kernel', [
+    ('POWER9', '6.12'), ('POWER10', '6.1'),
+    *(('POWER10', kernel) for kernel in KERNELS[1:])])
+def test_elsewhere(boot, source, cpu, kernel):
     """Other processors and kernels."""
-    check_kernel_serves(boot(*device(source), cpu=cpu, suite=suite),
+    check_kernel_serves(boot(*device(source), cpu=cpu, kernel=kernel),
                         'use-kvm=true')
