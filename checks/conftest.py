@@ -13,6 +13,7 @@ import pytest
 
 import bare_metal
 import sanitizers
+from bare_metal import HANG
 
 TOP = Path(__file__).resolve().parent.parent
 OUT = Path(os.environ.get('OUT', TOP / 'build')).resolve()
@@ -88,7 +89,8 @@ def tree():
 def machine(directory, *args, accel='tcg', build=OUT / KIND, **kwargs):
     """A pseries machine under TCG; not yet launched."""
     vm = QEMUMachine(str(build / 'qemu-system-ppc64'),
-                     base_temp_dir=directory, log_dir=directory, **kwargs)
+                     base_temp_dir=directory, log_dir=directory,
+                     qmp_timer=HANG, **kwargs)
     # The capabilities are those that TCG lacks, each a warning otherwise.
     vm.add_args('-L', '/usr/share/qemu', '-nodefaults', '-accel', accel,
                 '-machine', 'pseries,cap-cfpc=broken,cap-sbbc=broken,'
@@ -109,7 +111,7 @@ def pseries(tmp_path):
     yield make
     for vm in machines:
         # Leaks are told at the end of a QEMU that is not killed.
-        vm.shutdown(hard=not KIND)
+        vm.shutdown(hard=not KIND, timeout=HANG)
 
 
 @pytest.fixture(scope='session')

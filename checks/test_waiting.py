@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Guests whose calls wait for a source that gives nothing yet."""
 
+import itertools
 import os
 import random
 import signal
@@ -8,9 +9,9 @@ import time
 
 import pytest
 
-from bare_metal import (H_FUNCTION, H_HARDWARE, H_NOBODYS, H_SUCCESS, LEAVE,
-                        TICKS, add_disk, hmp, source_bytes, statistic, until,
-                        within, word)
+from bare_metal import (HANG, H_FUNCTION, H_HARDWARE, H_NOBODYS, H_SUCCESS,
+                        LEAVE, START, TICKS, add_disk, hmp, source_bytes,
+                        statistic, until, within, word)
 
 # How QEMU runs its vCPUs decides who waits for whom.
 WAYS = {
@@ -70,9 +71,9 @@ def give(vm, fifo):
 @every_way
 def test_stop_and_cont(waiting, fifo, way):
     vm = waiting(way)
-    with within(1):
+    with within(HANG):
         vm.vm.cmd('stop')
-    with within(1):
+    with within(HANG):
         vm.vm.cmd('cont')
     give(vm, fifo)
 
@@ -80,13 +81,13 @@ def test_stop_and_cont(waiting, fifo, way):
 @every_way
 def test_bytes_while_stopped(waiting, fifo, way):
     vm = waiting(way)
-    with within(1):
+    with within(HANG):
         vm.vm.cmd('stop')
     fifo.write(source_bytes(0, vm.cpus))
     assert still_waits(vm)
-    with within(1):
+    with within(HANG):
         vm.vm.cmd('cont')
-    vm.finish(1)
+    vm.finish()
     assert vm.count() == vm.cpus
 
 
@@ -94,7 +95,7 @@ def test_bytes_while_stopped(waiting, fifo, way):
 def test_reset(waiting, fifo, way):
     """The program starts anew and makes the call again."""
     vm = waiting(way)
-    with within(1):
+    with within(HANG):
         vm.vm.cmd('system_reset')
         vm.vm.event_wait('RESET')
     give(vm, fifo)
@@ -105,19 +106,17 @@ def test_snapshot(start, fifo, way, tmp_path):
     """A call waits in the guest that loadvm brings back, too."""
     vm = start(way)
     add_disk(vm.vm, tmp_path)
-    # These go through all memory, the first one slowest: not within 1 s
-    # where the machine is busy with other things.
     hmp(vm.vm, 'savevm idle')
     vm.call()
     assert vm.calls_wait()
-    with within(5):
+    with within(HANG):
         hmp(vm.vm, 'savevm saved')
     assert still_waits(vm)
     # What is here now is not in the snapshot.
     fifo.write(source_bytes(100, 100 + vm.cpus))
     vm.finish()
     assert vm.count() == vm.cpus
-    with within(5):
+    with within(HANG):
         hmp(vm.vm, 'loadvm saved')
     give(vm, fifo)
 
@@ -127,12 +126,12 @@ def test_migration(waiting, start, fifo, way, tmp_path):
     """It also waits on the other side, and there only if that is wanted."""
     vm = waiting(way)
     path = tmp_path / 'state'
-    with within(1):
+    with within(HANG):
         vm.save(path)
     vm.quit()
     assert vm.count() == 0
     vm = start(way, '-incoming', 'defer', ram=vm.ram)
-    with within(1):
+    with within(HANG):
         vm.restore(path)
     give(vm, fifo)
 
@@ -141,9 +140,9 @@ def test_migration(waiting, start, fifo, way, tmp_path):
 def test_failed_migration(waiting, fifo, way, tmp_path):
     """A guest that goes on here, after it was saved, goes on waiting."""
     vm = waiting(way)
-    with within(1):
+    with within(HANG):
         vm.save(tmp_path / 'state')
-    with within(1):
+    with within(HANG):
         vm.vm.cmd('cont')
     give(vm, fifo)
 
@@ -156,9 +155,9 @@ def test_quit(waiting, way):
 @every_way
 def test_sigterm(waiting, way):
     vm = waiting(way)
-    with within(1):
+    with within(HANG):
         os.kill(vm.vm.get_pid(), signal.SIGTERM)
-        vm.vm.wait()
+        vm.vm.wait(timeout=HANG)
     assert vm.vm.exitcode() == 0
 
 
@@ -168,22 +167,29 @@ def test_interrupts(waiting, fifo, way):
     vm = waiting(way, interrupts=True)
     for cpu in range(vm.cpus):
         before = vm.get(cpu, TICKS)
-        until(lambda: vm.get(cpu, TICKS) >= before + 20, 5)
+        until(lambda: vm.get(cpu, TICKS) >= before + 20)
     give(vm, fifo)
 
 
 @ways('multi', 'single')
 def test_interrupts_are_prompt(waiting, way):
-    """One vCPU's sleep does not delay what another one has to do."""
+    """
+    One vCPU's sleep does not delay what another one has to do.
+
+    If each slept its 20 ms in turn, there would be 50 interrupts a second in
+    all, and a dozen for each.
+    """
     vm = waiting(way, interrupts=True)
 
-    def ticks():
+    def ticks_per_s():
+        start = time.monotonic()
         before = [vm.get(cpu, TICKS) for cpu in range(vm.cpus)]
-        time.sleep(0.5)
-        return min(vm.get(cpu, TICKS) - before[cpu] for cpu in range(vm.cpus))
+        time.sleep(0.1)
+        ticks = min(vm.get(cpu, TICKS) - before[cpu] for cpu in range(vm.cpus))
+        return ticks / (time.monotonic() - start)
 
-    # Of 500; the machine may be busy with other things.
-    assert max(ticks() for _ in range(4)) >= 200
+    # Of 1000, at its best: the machine may be busy with other things.
+    until(lambda: ticks_per_s() >= 200)
 
 
 @every_way
@@ -200,11 +206,11 @@ def test_slow_source(start, fifo, way):
         fifo.write(data[:size])
         data = data[size:]
         if chance.random() < 0.1:
-            with within(1):
+            with within(HANG):
                 vm.vm.cmd('stop')
                 vm.vm.cmd('cont')
         time.sleep(chance.random() * 0.004)
-    vm.finish(5)
+    vm.finish()
     values = [vm.values(cpu) for cpu in range(vm.cpus)]
     assert sorted(sum(values, [])) == sorted(map(word, range(total)))
     position = {word(i): i for i in range(total)}
@@ -218,10 +224,15 @@ def test_slow_source(start, fifo, way):
     ('single', 3 / 4),
 ])
 def test_others_go_on(start, fifo, name, share):
-    """A vCPU that waits takes little time from another one."""
+    """
+    A vCPU that waits takes little time from another one.
+
+    In a thread that both share, half of the time or more would go to its sleep.
+    """
     way = WAYS[name]
     vm = start(dict(way, cpus=2))
     calls = 500000
+    rounds = itertools.count()
 
     def run():
         vm.call(calls, H_NOBODYS, [0], record=False)
@@ -229,23 +240,30 @@ def test_others_go_on(start, fifo, name, share):
         return vm.seconds()
 
     def ratio():
-        return alone / min(run() for _ in range(2))
+        """Both of the same moment, as the machine may be busy now and then."""
+        alone = min(run() for _ in range(4))
+        vm.call(cpus=[1])
+        until(lambda: vm.get(1, START))
+        beside = min(run() for _ in range(4))
+        assert not vm.done(1)
+        i = next(rounds)
+        fifo.write(source_bytes(i, i + 1))
+        vm.finish()
+        assert vm.values(1)[-1] == word(i)
+        return alone / beside
 
-    alone = min(run() for _ in range(4))
-    vm.call(cpus=[1])
-    # The machine may be busy with other things.
-    assert max(ratio() for _ in range(3)) >= share
-    assert not vm.done(1)
-    fifo.write(source_bytes(0, 1))
-    vm.finish()
-    assert vm.values(1) == [word(0)]
+    until(lambda: ratio() >= share)
 
 
 @every_way
 def test_timeout(start, fifo, way):
-    """Calls fail when their time is up, more at once, until data comes."""
+    """
+    Calls fail when their time is up, more at once, until data comes.
+
+    If vCPUs waited one after the other, that would take four would 2 s.
+    """
     with_icount = 'options' in way
-    vm = start(way, device=',timeout=500', interrupts=not with_icount)
+    vm = start(way, device=',id=d,timeout=500', interrupts=not with_icount)
 
     def seconds_to_fail():
         vm.vm.cmd('system_reset')
@@ -259,14 +277,12 @@ def test_timeout(start, fifo, way):
         assert seconds >= 0.4
         return seconds
 
-    def seconds_for_more():
-        vm.call(100, cpus=[0])
-        vm.finish()
-        return vm.seconds()
-
     # Where the machine is busy with other things, it takes more than one try.
-    assert any(seconds_to_fail() <= 0.6 for _ in range(3))
-    assert any(seconds_for_more() < 0.005 for _ in range(3))
+    until(lambda: seconds_to_fail() <= 1)
+    waits = statistic(vm, 'waits')
+    vm.call(100, cpus=[0])
+    vm.finish()
+    assert statistic(vm, 'waits') == waits
     for cpu in range(vm.cpus):
         assert {status for status, _ in vm.results(cpu)} == {H_HARDWARE}
 
@@ -286,7 +302,7 @@ def test_left_call(waiting, way):
 
     Its next call is another one, which has all of its time.
     """
-    vm = waiting(way, device=',id=d,timeout=2000', interrupts=True)
+    vm = waiting(way, device=',id=d,timeout=5000', interrupts=True)
     for cpu in range(vm.cpus):
         vm.set(cpu, LEAVE, 1)
     until(lambda: all(map(vm.done, range(vm.cpus))))
@@ -296,13 +312,13 @@ def test_left_call(waiting, way):
     time.sleep(1.3)
     waited = statistic(vm, 'wait-time')
     time.sleep(0.2)
-    assert statistic(vm, 'wait-time') == waited < vm.cpus * 1e9
+    assert statistic(vm, 'wait-time') == waited < vm.cpus * 5e9
     start = time.monotonic()
     vm.call()
     vm.finish()
-    assert time.monotonic() - start >= 1.9
+    assert time.monotonic() - start >= 4.9
     assert vm.results() == [(H_HARDWARE, vm.results()[0][1])]
-    assert statistic(vm, 'waits') == 2 * vm.cpus
+    assert statistic(vm, 'waits') >= 2 * vm.cpus
 
 
 @every_way
@@ -322,7 +338,7 @@ def test_unrealized(waiting, fifo, way):
     vm = waiting(way, device=',id=d,timeout=0')
 
     def realize(value):
-        with within(1):
+        with within(HANG):
             vm.vm.cmd('qom-set', path='/machine/peripheral/d',
                       property='realized', value=value)
 
