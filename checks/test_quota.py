@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from bare_metal import (DONE, H_NOBODYS, H_RANDOM, TICKS, add_disk, hmp,
-                        statistic, until, within)
+from bare_metal import (DONE, HANG, H_NOBODYS, H_RANDOM, TB_HZ, TICKS, TIME,
+                        add_disk, hmp, statistic, until, within)
 
 URANDOM = 'rng-random,filename=/dev/urandom'
 FOR_EVER = 10 ** 12
@@ -26,25 +26,43 @@ def device(max_bytes, period, more=''):
     (100000, 1000, 4, 2, ['-icount', 'shift=4']),
 ], ids=str)
 def test_rate(guest, capsys, max_bytes, period, seconds, cpus, options):
-    """Within 5 % of the limit, by the guest's own clock."""
+    """
+    No more than the limit, by the guest's own clock; all the calls are made.
+
+    A busy machine may make it less, but not a hundredth, as one word for each
+    time that a vCPU wakes would be.
+    """
     vm = guest(URANDOM, *options, device=device(max_bytes, period), cpus=cpus,
                interrupts=True)
     limit = max_bytes * 1000 / period
     calls = int(limit / 8 * seconds / cpus)
     used = vm.cpu_seconds()
     vm.call(calls, record=False)
-    vm.finish(4 * seconds)
+    vm.finish()
     took = vm.seconds(range(cpus))
     rate = calls * cpus * 8 / took
     with capsys.disabled():
         print(f'\nlimit {limit:.0f} bytes/s: {rate:.0f} bytes/s, '
               f'{100 * (vm.cpu_seconds() - used) / took:.0f} % of a core',
               end=' ')
-    assert 0.95 * limit <= rate <= 1.05 * limit
+    assert limit / 10 < rate <= 1.05 * limit
     assert statistic(vm, 'bytes') == calls * cpus * 8
-    assert statistic(vm, 'throttled') == statistic(vm, 'waits') > 100
-    # Interrupts were taken meanwhile, most of the 1000 a second.
-    assert all(vm.get(cpu, TICKS) > 200 * seconds for cpu in range(cpus))
+    assert statistic(vm, 'throttled') == statistic(vm, 'waits') > 0
+    # Interrupts were taken meanwhile, not only between calls.
+    assert max_bytes > 800 or vm.get(0, TICKS) > 2 * calls
+    vm.quit()
+
+
+def test_rate_without_a_host(guest):
+    """
+    Within 1 % of the limit, by a clock that no other load can disturb: it is
+    made of the guest's instructions, and of waits that are skipped.
+    """
+    vm = guest(URANDOM, '-icount', 'shift=4,sleep=off',
+               device=device(100000, 1000), cpus=2, interrupts=True)
+    vm.call(50000, record=False)
+    vm.finish()
+    assert 0.99e5 < 50000 * 2 * 8 / vm.seconds((0, 1)) < 1.01e5
     vm.quit()
 
 
@@ -60,20 +78,28 @@ def test_masked_interrupts(guest):
 
 
 def test_even(guest):
-    """Words come one by one, not a second's worth at a time."""
-    vm = guest(URANDOM, device=device(800, 1000), interrupts=True)
-    vm.call(200)
-    until(lambda: vm.count() >= 20)
-    for _ in range(10):
-        count = vm.count()
-        time.sleep(0.1)
-        # 10 are due, a few more if either of us was late
-        assert 5 <= vm.count() - count <= 18
+    """
+    Words come one by one, not a second's worth at a time.
+
+    By the guest's clock, 50 of them take 500 ms, less what was saved up for 50
+    ms, and what the host took from the guest between its calls.
+    """
+    vm = guest(URANDOM, device=device(800, 1000))
+    vm.call(200, record=TIME)
+    vm.finish()
+    durations = vm.durations()
+    assert min(sum(durations[i:i + 50])
+               for i in range(len(durations) - 50)) > 0.3 * TB_HZ
     vm.quit()
 
 
 def test_others_go_on(guest):
-    """Who waits for its quota holds up neither other vCPUs nor the monitor."""
+    """
+    Who waits for its quota holds up neither other vCPUs nor the monitor.
+
+    If it kept QEMU's lock, the others would get no more than a tenth, and an
+    answer would take the second that a word does.
+    """
     vm = guest(URANDOM, device=device(8, 1000), cpus=4)
 
     def rate():
@@ -83,16 +109,18 @@ def test_others_go_on(guest):
               [n + 1 for n in done])
         return 200000 / vm.seconds((2, 3))
 
+    def seconds_to_answer():
+        start = time.monotonic()
+        vm.vm.cmd('query-status')
+        return time.monotonic() - start
+
+    # At its best, as the machine may be busy with other things
     alone = max(rate() for _ in range(5))
     vm.call(FOR_EVER, H_RANDOM, (0, 1), record=False)
     until(lambda: statistic(vm, 'throttled') > 0)
-    beside = max(rate() for _ in range(5))
-    assert beside > alone / 2
-    for _ in range(20):
-        start = time.monotonic()
-        vm.vm.cmd('query-status')
-        assert time.monotonic() - start < 0.2
-    with within(1):
+    until(lambda: rate() > alone / 3)
+    assert min(seconds_to_answer() for _ in range(20)) < 0.2
+    with within(HANG):
         vm.vm.cmd('stop')
         vm.vm.cmd('cont')
     vm.quit()
@@ -115,10 +143,14 @@ def test_loadvm(guest, tmp_path):
     hmp(vm.vm, 'savevm early')
     vm.call(300)
     vm.finish()
-    hmp(vm.vm, 'loadvm early')
-    start = time.monotonic()
-    vm.call(20)
-    vm.finish()
-    assert time.monotonic() - start < 2
-    assert len(vm.values()) == 20
+
+    def seconds_after_loadvm():
+        hmp(vm.vm, 'loadvm early')
+        vm.call(20)
+        vm.finish()
+        assert len(vm.values()) == 20
+        return vm.seconds()
+
+    # The 300 words before took 3 s. The machine may be busy with other things.
+    until(lambda: seconds_after_loadvm() < 2)
     vm.quit()

@@ -7,7 +7,7 @@ from bare_metal import H_NOBODYS, H_RANDOM
 
 CALLS = 100000
 ROUNDS = 8
-RUNS = 3
+RUNS = 20    # at most
 
 URANDOM = 'rng-random,filename=/dev/urandom'
 
@@ -29,14 +29,15 @@ def best_run(run, enough):
 
 
 @pytest.mark.parametrize('backend, device, bound', [
-    (URANDOM, '', 0.5),
-    ('rng-builtin', '', 0.5),
+    (URANDOM, '', 0.4),
+    ('rng-builtin', '', 0.4),
     (URANDOM, ',pool-size=8', 0),   # a system call each; only for show
 ], ids=['random', 'builtin', 'random-pool-8'])
 def test_call(guest, capsys, backend, device, bound):
     """A call costs little more than one that does nothing.
 
-    If each had to wake another thread, the ratio would be below 0.01.
+    If each had to wake another thread, the ratio would be below 0.01; with a
+    system call, below 0.2.
     """
     vm = guest(backend, device=device)
 
@@ -78,4 +79,4 @@ def test_two_vcpus(guest, capsys):
 
     # 0.5 where system calls are slow, for one vCPU reads while others wait.
     # Far below 0.01 if each call had to wake another thread
-    assert best_run(run, 0.25) >= 0.25
+    assert best_run(run, 0.2) >= 0.2
