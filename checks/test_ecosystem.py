@@ -16,7 +16,7 @@ import xml.etree.ElementTree as ET
 import pytest
 from qemu.qmp import ExecuteError
 
-from bare_metal import Guest, source_bytes, within, word
+from bare_metal import HANG, Guest, source_bytes, within, word
 from conftest import TOP
 from linux_guest import initrd_with_job
 
@@ -93,7 +93,7 @@ def linux(top, tmp_path):
 
 def refused(vm, command, **arguments):
     """The message that a command is refused with."""
-    with within(5), pytest.raises(ExecuteError) as error:
+    with within(HANG), pytest.raises(ExecuteError) as error:
         vm.vm.cmd(command, **arguments)
     return str(error.value)
 
@@ -130,7 +130,7 @@ def virsh(root, *commands):
     nobody = ['unshare', '--user', '--map-user=65534', '--map-group=65534']
     return run(*(nobody if os.geteuid() == 0 else []), 'virsh', '-q', '-c',
                f'qemu:///embed?root={root}', '; '.join(commands), env=env,
-               timeout=120)
+               timeout=3 * HANG)
 
 
 def test_libvirt(binary, source, linux):
@@ -139,7 +139,8 @@ def test_libvirt(binary, source, linux):
     run('virt-xml-validate', DOMAIN, 'domain')
     domain = domain_to_run(directory, binary, source, linux)
     root = directory / 'libvirt'
-    event = 'event --domain hrandom --event lifecycle --timeout 60'
+    event = 'event --domain hrandom --event lifecycle ' \
+        f'--timeout {HANG}'
     try:
         said = virsh(
             root, f'domxml-to-native qemu-argv {domain}', f'create {domain}',
@@ -185,7 +186,7 @@ def test_unit_runs(unit):
     text = unit.read_text().replace('\\\n', ' ').replace('%i', 'linux')
     command = re.search('^ExecStart=(.*)', text, re.M)[1]
     said = run(*shlex.split(command), '-L', '/usr/share/qemu',
-               stdin=subprocess.DEVNULL, timeout=120)
+               stdin=subprocess.DEVNULL, timeout=HANG)
     check_console(said)
 
 

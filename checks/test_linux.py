@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from bare_metal import source_bytes, word
+from bare_metal import HANG, source_bytes, word
 from conftest import KERNELS
 from linux_guest import linux_args
 
@@ -38,7 +38,7 @@ def boot(request, top, tmp_path, pseries):
                      '-serial', 'chardev:console', *args)
         vm.launch()
         vm.cmd('dumpdtb', filename=str(dtb))
-        vm.wait(timeout=120)
+        vm.wait(timeout=HANG)
         assert vm.exitcode() == 0
         lines = console.read_text(errors='replace').splitlines()
         print('\n'.join(lines))
