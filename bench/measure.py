@@ -17,8 +17,8 @@ from conftest import Fifo
 from machines import DEVICES, TOP, Failure, Hangs
 
 BATCH = 0.04    # seconds that some calls of a vCPU take, between two looks
-BARE_LIMIT = 5
-BOOT_LIMIT = 90
+BARE_LIMIT = 15
+BOOT_LIMIT = 180
 NS_PER_TICK = 1e9 / TB_HZ
 
 CURRENT = '/sys/class/misc/hw_random/rng_current'
@@ -158,7 +158,7 @@ def linux(*which, devices=DEVICES):
     left = list(devices)
     while left:
         # Far more than any took; a busy host delays them all.
-        limit = max(10, round(3 * max(boots))) if boots else BOOT_LIMIT
+        limit = max(30, round(3 * max(boots))) if boots else BOOT_LIMIT
         for result in _linux(limit, *which, left):
             results[left.pop(0)] = result
         if left:

@@ -7,12 +7,13 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from bare_metal import HANG
 from conftest import TOP
 
 
 def bench(*args):
     done = subprocess.run([TOP / 'bench/run', *args], capture_output=True,
-                          text=True, check=False, timeout=600)
+                          text=True, check=False, timeout=10 * HANG)
     print(done.stdout, done.stderr)
     return done
 
@@ -35,13 +36,13 @@ def found(made):
 def check(figures, rate, at_once=1):
     """
     Returns the median duration, which is hardly changed by what else goes on
-    here, and the rate; at_once: of what the duration is of one
+    here; at_once: of what the duration is of one
     """
     times = [figures[key] for key in ('p50_ns', 'p99_ns', 'p999_ns', 'max_ns')]
-    assert 0 < times[0] and times == sorted(times) and times[-1] < 5e9
-    assert figures['samples'] >= 100
-    assert 1e3 < figures[rate] < 3e9 / times[0] * at_once
-    return times[0], figures[rate]
+    assert 0 < times[0] and times == sorted(times) and times[-1] < HANG * 1e9
+    assert figures['samples'] >= 16
+    assert 0 < figures[rate] < 10e9 / times[0] * at_once
+    return times[0]
 
 
 def one(entries, **keys):
@@ -52,31 +53,34 @@ def one(entries, **keys):
 
 
 def test_bare_metal(found):
+    """
+    What a call costs, in null hypercalls of the same process: one and a bit; 15
+    with a system call for each; hundreds where another thread has to wake.
+    """
     entries = found['results']['bare_metal']
 
-    def measured(call, qemu, source, pool_size=None):
-        figures, = one(entries, vcpus=1, qemu=qemu, source=source,
-                       pool_size=pool_size)[call]
-        return check(figures, 'calls_per_s')
+    def cost(qemu, source, pool_size=None):
+        entry = one(entries, vcpus=1, qemu=qemu, source=source,
+                    pool_size=pool_size)
+        (random,), (null,) = entry['random'], entry['null']
+        return check(random, 'calls_per_s') / check(null, 'calls_per_s')
 
     for source in ('rng-random', 'rng-builtin'):
-        ours, rate = measured('random', 'ours', source)
-        peer, peers_rate = measured('random', 'peer', source)
-        assert ours < peer / 50 and rate > 5 * peers_rate
-        for qemu in ('ours', 'peer'):
-            null, _ = measured('null', qemu, source)
-            assert ours / 2 < null < ours * 1.5
-        unpooled, _ = measured('random', 'ours', source, 8)
-        pooled, _ = measured('random', 'ours', source, 4096)
-        assert pooled < unpooled / 3
-        assert ours / 2 < pooled < ours * 2
-    daemon, _ = measured('random', 'ours', 'rng-egd')
-    assert daemon < measured('random', 'ours', 'rng-egd', 8)[0] / 50
+        assert cost('ours', source) < 4
+        assert cost('ours', source, 4096) < 4
+        assert cost('ours', source, 8) > 1.5
+        assert cost('peer', source) > 50
+    assert cost('ours', 'rng-egd') < 4
+    assert cost('ours', 'rng-egd', 8) > 50
     peer = one(entries, source='rng-egd', qemu='peer')
-    assert peer['random'] == [{'hangs_after_s': 5}]
+    assert peer['random'] == [{'hangs_after_s': 15}]
 
 
 def test_linux(found):
+    """
+    A read of 8 bytes is a call; of the peer's each takes longer than that of
+    virtio-rng in the same process, of which most find bytes that are left.
+    """
     entries = found['results']['linux']
 
     def measured(qemu, source, device):
@@ -84,24 +88,25 @@ def test_linux(found):
         # What virtio-rng gives in one piece
         return check(figures, 'bytes_per_s', 128)
 
-    ours, rate = measured('ours', 'rng-random', 'spapr-rng')
-    peer, peers_rate = measured('peer', 'rng-random', 'spapr-rng')
-    assert ours < peer / 5 and rate > 5 * peers_rate
+    def cost(qemu):
+        return measured(qemu, 'rng-random', 'spapr-rng') / \
+            measured(qemu, 'rng-random', 'virtio-rng-pci')
+
+    assert cost('ours') < 4 < cost('peer')
     for qemu in ('ours', 'peer'):
-        for source in ('rng-random', 'rng-egd'):
-            measured(qemu, source, 'virtio-rng-pci')
+        measured(qemu, 'rng-egd', 'virtio-rng-pci')
     measured('ours', 'rng-egd', 'spapr-rng')
     hangs, = one(entries, qemu='peer', source='rng-egd')['spapr-rng']
-    assert list(hangs) == ['hangs_after_s'] and hangs['hangs_after_s'] >= 10
+    assert list(hangs) == ['hangs_after_s'] and hangs['hangs_after_s'] >= 30
 
 
 def test_whole_machine(found):
     boots, idle = found['results']['boot_s'], found['results']['idle']
     assert list(boots) == list(idle) == ['none', 'ours', 'peer']
     for who in boots:
-        assert 0.5 < boots[who][0] < 60
+        assert 0.5 < boots[who][0] < HANG
         assert idle[who]['seconds'] == 3
-        assert 0.001 < idle[who]['cpu_s'] < 1.5
+        assert 0.001 < idle[who]['cpu_s'] < 1.5     # else it spins
     # Linux asks for some at boot.
     assert idle['none']['source_bytes_since_start'] == 0
     for who in ('ours', 'peer'):
@@ -116,7 +121,7 @@ def test_report(made, found):
     lines = (made / 'bench.md').read_text().splitlines()
     for start in ('| null hypercall | 1 | ours |',
                   '| rng-builtin | 1 | peer |',
-                  '| rng-egd | 1 | peer | hangs: no answer in 5 s |',
+                  '| rng-egd | 1 | peer | hangs: no answer in 15 s |',
                   '| rng-random | 8 |',
                   '| spapr-rng | rng-random | 1 | peer |',
                   '| virtio-rng-pci | rng-egd | 1 | ours |',

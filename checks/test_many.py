@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bare_metal import COUNT
+from bare_metal import COUNT, HANG
 from conftest import TOP
 
 BENCH = TOP / 'bench/many'
@@ -35,7 +35,7 @@ def bench_fixture():
 
 def many(*args):
     done = subprocess.run([BENCH, *args], capture_output=True, text=True,
-                          check=False, timeout=120)
+                          check=False, timeout=10 * HANG)
     print(done.stdout, done.stderr)
     return done
 
@@ -52,17 +52,19 @@ def test_many(tmp_path, bench):
     assert set(cases) == {'none', 'urandom', 'quota', 'egd', 'slow', 'slow8'}
     for case in cases.values():
         assert len(case['calls']) == 2 and min(case['calls']) > 0
-        assert 1 <= case['seconds'] < 2
+        assert case['seconds'] >= 1
     for name in ('urandom', 'egd'):
-        # Far more than any of them gets that waits for something
-        assert min(cases[name]['bytes']) > 100000
+        # Far more than any of them gets that waits for its quota
+        assert min(cases[name]['bytes']) > \
+            10 * bench.QUOTA * cases[name]['seconds']
     for name, limit in (('quota', bench.QUOTA), ('slow8', bench.SHARE)):
+        # Ten times that, as the bytes may be counted long after the time was
+        # taken; without a limit, it would be thousands of times.
         seconds = cases[name]['seconds']
-        assert cases[name]['failed_calls'] == 0
-        # What was saved up, and what is under way when the time is taken
-        assert sum(cases[name]['bytes']) / 2 <= limit * (seconds + 0.5) + 16
-    assert cases['quota']['cpu_ns_per_call'] > \
-        5 * cases['urandom']['cpu_ns_per_call']
+        assert sum(cases[name]['bytes']) / 2 <= 10 * limit * (seconds + 1)
+    assert cases['quota']['failed_calls'] == 0
+    # A wait for each
+    assert cases['quota']['cpu_ns_per_call'] > 1000
     assert 100 < cases['urandom']['memory_kib'][0]['RssAnon'] < 10 ** 6
     assert 64 <= results['linux']['boot_bytes'] < 10000
 
@@ -99,26 +101,41 @@ def test_thousand(bench, line):
     assert line in bench.thousand.lines_of(FACTS)
 
 
+@pytest.fixture
+def clock(bench, monkeypatch):
+    """A clock that only moves while bench/many sleeps."""
+    now = SimpleNamespace(time=1000.0)
+
+    def sleep(seconds):
+        now.time += seconds
+
+    monkeypatch.setattr(bench, 'time', SimpleNamespace(
+        monotonic=lambda: now.time, sleep=sleep))
+    return now
+
+
 class FakeGuest:  # pylint: disable=too-few-public-methods
     """Makes so many calls a second, until it stops."""
 
-    def __init__(self, rate, stops=10 ** 6):
-        self.rate, self.end = rate, time.monotonic() + stops
+    def __init__(self, clock, rate, stops=10 ** 6):
+        self.clock, self.rate = clock, rate
+        self.end = clock.time + stops
 
     def get(self, _, field):
         assert field == COUNT
-        return int(min(time.monotonic(), self.end) * self.rate)
+        return int(min(self.clock.time, self.end) * self.rate)
 
 
-def test_pause_is_seen(bench):
+def test_pause_is_seen(bench, clock):
     (going, stopping), apart = bench.watch(
-        [FakeGuest(10000), FakeGuest(10000, 0.3)], 1.5)
-    assert going == 0 and 0.8 < stopping < 2 and apart >= bench.POLL
+        [FakeGuest(clock, 10000), FakeGuest(clock, 10000, 0.3)], 1.5)
+    assert going == 0 and stopping == pytest.approx(1.2, abs=0.11)
+    assert apart == pytest.approx(bench.POLL)
 
 
-def test_late_look_is_no_pause(bench, monkeypatch):
+def test_late_look_is_no_pause(bench, clock, monkeypatch):
     monkeypatch.setattr(bench, 'POLL', 0.7)
-    assert bench.watch([FakeGuest(10000)], 1)[0] == [0]
+    assert bench.watch([FakeGuest(clock, 10000)], 1)[0] == [0]
 
 
 def test_bytes_in_that_time(bench):
@@ -143,7 +160,7 @@ def test_lost_call_is_seen(bench, missing):
 
 def connect(path):
     client = socket.socket(socket.AF_UNIX)
-    client.settimeout(5)
+    client.settimeout(HANG)
     client.connect(str(path))
     return client
 
@@ -178,12 +195,14 @@ def test_slow_daemon(bench, tmp_path):
     with bench.egd(tmp_path, '2000') as (_, args):
         path = args[1].rpartition('=')[2]
         greedy, modest = connect(path), connect(path)
-        greedy.sendall(bytes([2, 100]) * 100)
+        asked = 60000   # 30 s
+        greedy.sendall(bytes([2, 100]) * (asked // 100))
         start = time.monotonic()
         for _ in range(5):
             ask(modest, 100)
         # 5 of its requests and as many of the other one, 50 ms each
-        assert 0.4 <= time.monotonic() - start < 1.5
+        assert time.monotonic() - start >= 0.4
+        assert len(greedy.recv(asked, socket.MSG_DONTWAIT)) < asked
 
 
 @pytest.mark.parametrize('args, message', [

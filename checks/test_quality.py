@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from bare_metal import HANG
 from conftest import TOP
 
 BENCH = TOP / 'bench/quality'
@@ -28,7 +29,7 @@ def bench():
 
 def quality(*args, **env):
     done = subprocess.run([BENCH, *args], capture_output=True, text=True,
-                          check=False, timeout=120, env={**os.environ, **env})
+                          check=False, timeout=10 * HANG, env={**os.environ, **env})
     print(done.stdout, done.stderr)
     return done
 

@@ -4,12 +4,13 @@
 import json
 import subprocess
 
+from bare_metal import HANG
 from conftest import TOP
 
 
 def soak(*args):
     done = subprocess.run([TOP / 'bench/soak', *args], capture_output=True,
-                          text=True, check=False, timeout=120)
+                          text=True, check=False, timeout=10 * HANG)
     print(done.stdout, done.stderr)
     return done
 
