@@ -6,22 +6,23 @@ import subprocess
 
 import pytest
 
+from bare_metal import HANG
 from conftest import TOP
 
 RUN = TOP / 'fuzz/run'
 CORPUS = sorted((TOP / 'fuzz/corpus').iterdir())
 
 
-def run(*args, timeout):
+def run(*args):
     done = subprocess.run([RUN, *args], capture_output=True, text=True,
-                          check=False, timeout=timeout)
+                          check=False, timeout=10 * HANG)
     print(done.stdout, done.stderr)
     return done
 
 
 def test_corpus():
     """Each file of steps goes well, and is one that steps are read from."""
-    done = run(*CORPUS, timeout=120)
+    done = run(*CORPUS)
     assert done.returncode == 0
     for path in CORPUS:
         steps = [line for line in path.read_text().splitlines()
@@ -32,15 +33,15 @@ def test_corpus():
 
 def test_fuzz():
     """Two minutes of random steps find nothing, and reach most of our code."""
-    done = run('120', timeout=300)
+    done = run('120')
     assert done.returncode == 0
     inputs = int(re.search(r'^Done (\d+) runs', done.stderr, re.M).group(1))
-    assert inputs > 200
+    assert inputs > 20
 
 
 @pytest.mark.parametrize('argument', ['nothing', '-1', ''])
 def test_bad_argument(argument):
-    done = run(argument, timeout=20)
+    done = run(argument)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert 'number of seconds, or files' in done.stderr

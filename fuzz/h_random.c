@@ -400,7 +400,7 @@ static bool all_done(Machine *m)
 /* All is well, and the source gives: now each call has to return. */
 static void settle(Run *r)
 {
-    Patience patience = patience_begin();
+    int64_t patience = patience_begin();
 
     source_heal(r->m->source);
     machine_command(r->m, "cont", "");
@@ -409,8 +409,8 @@ static void settle(Run *r)
             source_feed(r->m->source, 64);
         }
         source_serve(r->m->source);
-        if (patience_is_over(&patience)) {
-            failed(r->m, "calls are not answered within %d ms", PATIENCE_MS);
+        if (patience_is_over(patience)) {
+            failed(r->m, "calls are not answered within %d ms", HANG_MS);
         }
         usleep(500);
     }

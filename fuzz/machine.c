@@ -34,7 +34,6 @@ enum { GO = 0, DONE = 8, CALLS = 16, OPCODE = 24, RECORD = 32, INTERRUPTS = 40,
        INTERVAL = 48, COUNT = 72, DAMAGE = 80 };
 #define RING_LENGTH 65536
 #define H_RANDOM 0x300
-#define START_MS 30000
 #define RAM_SIZE (256 << 20)
 #define TB_HZ 512000000
 
@@ -59,33 +58,14 @@ int64_t now_ms(void)
     return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
 }
 
-/* How long something on this host could not run for want of a processor */
-static int64_t starved_ms(void)
+int64_t patience_begin(void)
 {
-    long long us = 0;
-    FILE *file = fopen("/proc/pressure/cpu", "r");
-
-    if (file) {
-        if (fscanf(file, "some %*s %*s %*s total=%lld", &us) != 1) {
-            us = 0;
-        }
-        fclose(file);
-    }
-    return us / 1000;
+    return now_ms() + HANG_MS;
 }
 
-Patience patience_begin(void)
+bool patience_is_over(int64_t end)
 {
-    return (Patience) { now_ms(), starved_ms(), PATIENCE_MS };
-}
-
-bool patience_is_over(const Patience *p)
-{
-    int64_t waited = now_ms() - p->start;
-
-    return waited > OVERLOAD_FACTOR * p->limit ||
-           (waited > p->limit &&
-            waited - (starved_ms() - p->starved) > p->limit);
+    return now_ms() > end;
 }
 
 static void show_log(Machine *m)
@@ -215,7 +195,7 @@ static void child(Machine *m, int qmp, bool incoming)
 }
 
 /* Wait for a line of QMP. It is at the start of received[]. */
-static int receive_line(Machine *m, const Patience *patience)
+static int receive_line(Machine *m, int64_t patience)
 {
     for (;;) {
         char *end = memchr(m->received, '\n', m->received_len);
@@ -228,7 +208,7 @@ static int receive_line(Machine *m, const Patience *patience)
         }
         source_serve(m->source);
         if (patience_is_over(patience)) {
-            failed(m, "no answer to %s within %d ms", m->asked, PATIENCE_MS);
+            failed(m, "no answer to %s within %d ms", m->asked, HANG_MS);
         }
         if (poll(&p, 1, 5) <= 0) {
             continue;
@@ -249,7 +229,7 @@ static void drop_line(Machine *m, int len)
 }
 
 /* Wait for an answer, and copy it if @answer is not NULL. */
-static bool receive(Machine *m, const Patience *patience, char *answer,
+static bool receive(Machine *m, int64_t patience, char *answer,
                     size_t size)
 {
     for (;;) {
@@ -276,13 +256,13 @@ static bool command(Machine *m, const char *name, const char *arguments,
     int len = snprintf(line, sizeof(line),
                        "{\"execute\": \"%s\", \"arguments\": {%s}}\n",
                        name, arguments);
-    Patience patience = patience_begin();
+    int64_t patience = patience_begin();
 
     m->asked = name;
     if (write(m->qmp, line, len) != len) {
         failed(m, "QEMU has ended");
     }
-    return receive(m, &patience, answer, size);
+    return receive(m, patience, answer, size);
 }
 
 bool machine_command(Machine *m, const char *name, const char *arguments)
@@ -307,7 +287,6 @@ int64_t machine_property(Machine *m, const char *name)
 static void launch(Machine *m, bool incoming)
 {
     int pair[2];
-    Patience start;
 
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
         perror("socketpair");
@@ -321,9 +300,7 @@ static void launch(Machine *m, bool incoming)
     close(pair[1]);
     m->qmp = pair[0];
     m->received_len = 0;
-    start = patience_begin();
-    start.limit = START_MS;
-    receive(m, &start, NULL, 0);
+    receive(m, patience_begin(), NULL, 0);
     if (!machine_command(m, "qmp_capabilities", "")) {
         failed(m, "qmp_capabilities");
     }
@@ -370,13 +347,13 @@ void machine_end(Machine *m)
 
 void machine_reset(Machine *m)
 {
-    Patience patience = patience_begin();
+    int64_t patience = patience_begin();
 
     m->reset_seen = false;
     machine_command(m, "system_reset", "");
     while (!m->reset_seen) {
-        if (patience_is_over(&patience)) {
-            failed(m, "no reset within %d ms", PATIENCE_MS);
+        if (patience_is_over(patience)) {
+            failed(m, "no reset within %d ms", HANG_MS);
         }
         machine_command(m, "query-status", "");
     }
@@ -385,9 +362,9 @@ void machine_reset(Machine *m)
 static void wait_for(Machine *m, const char *query, const char *state)
 {
     char answer[8192];
-    Patience patience = patience_begin();
+    int64_t patience = patience_begin();
 
-    while (!patience_is_over(&patience)) {
+    while (!patience_is_over(patience)) {
         command(m, query, "", answer, sizeof(answer));
         if (strstr(answer, state)) {
             return;
@@ -404,14 +381,14 @@ static void wait_for(Machine *m, const char *query, const char *state)
 void machine_save(Machine *m)
 {
     char *uri, *state = in(m, "state");
-    Patience patience = patience_begin();
+    int64_t patience = patience_begin();
 
     if (asprintf(&uri, "\"uri\": \"file:%s\"", state) < 0) {
         abort();
     }
     /* Of the one before, there is something to do after it was completed. */
     while (!machine_command(m, "migrate", uri)) {
-        if (patience_is_over(&patience)) {
+        if (patience_is_over(patience)) {
             failed(m, "migrate is refused");
         }
         usleep(1000);
