@@ -24,7 +24,7 @@ def run(out, *args, **env):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_meson(out, name):
-    output = run(out, 'pyvenv/bin/meson', 'test', '--no-rebuild',
+    output = run(out, 'pyvenv/bin/meson', 'test', '--no-rebuild', '-t', '10',
                  '--print-errorlogs', f'qtest-ppc64/{name}')
     # meson also ends with 0 where a test skipped itself.
     assert '\nOk:                 1' in output
