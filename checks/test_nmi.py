@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""vCPUs that get a system reset interrupt while they wait."""
+
+import pytest
+
+from bare_metal import START, source_bytes, word
+from test_waiting import every_way
+
+
+@pytest.mark.parametrize('interrupts', [False, True],
+                         ids=['masked', 'interrupts'])
+@every_way
+def test_nmi(guest, fifo, way, interrupts):
+    """
+    Each vCPU starts anew in the middle of its call, and makes it again.
+
+    Where it stays halted, or a word goes to the left call, one never ends.
+    """
+    vm = guest(fifo.backend, *way.get('options', []), accel=way['accel'],
+               cpus=way['cpus'], interrupts=interrupts,
+               device=',id=d,timeout=0')
+    vm.call()
+    assert vm.calls_wait()
+    for _ in range(3):
+        for cpu in range(vm.cpus):
+            vm.set(cpu, START, 0)
+        vm.vm.cmd('inject-nmi')
+        assert vm.calls_wait()
+    fifo.write(source_bytes(0, vm.cpus))
+    vm.finish()
+    assert sorted(vm.values(cpu) for cpu in range(vm.cpus)) == \
+        sorted([word(cpu)] for cpu in range(vm.cpus))
+    vm.quit()
