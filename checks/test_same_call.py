@@ -347,3 +347,55 @@ def test_passed_over(start, fifo, way):
     vm.finish()
     assert vm.values(1)[5:] == [word(6)]
     vm.quit()
+
+
+@ways('multi', 'single')
+def test_source_is_back(start, fifo, way):
+    """
+    The only one in line is away when the source, which was dry, has words.
+
+    Where a call fails because the source was dry, and the first in line alone
+    would find out that it no longer is, calls fail for ever.
+    """
+    vm = start(way, timeout=1000, cpus=2)
+    vm.call(cpus=[1])
+    until(lambda: statistic(vm, 'waits') == 1)
+    vm.call(cpus=[0])
+    until(lambda: statistic(vm, 'waits') == 2)
+    hold(vm, 0, SPIN)
+    until(lambda: vm.done(1))
+    assert failed(vm, 1) == 1
+    fifo.write(source_bytes(0, 8))
+
+    def gets_word():
+        vm.call(cpus=[1])
+        until(lambda: vm.done(1))
+        return vm.results(1)[-1] == (H_SUCCESS, word(0))
+
+    until(gets_word)
+    vm.set(0, HOLD, 0)
+    vm.finish()
+    vm.quit()
+
+
+@every_way
+def test_inner_need_not_wait(start, fifo, way):
+    """
+    There is a word when an interrupt handler makes a call.
+
+    Where it has to wait for the call that it interrupts, it waits for long.
+    """
+    vm = start(way, timeout=0)
+    cpu = vm.cpus - 1
+    begin(vm, cpu)
+    hold(vm, cpu, SPIN)
+    fifo.write(source_bytes(0, 1))
+    interrupt(vm, cpu, H_RANDOM)
+    vm.set(cpu, HOLD, 0)
+    until(lambda: vm.get(cpu, INNER_COUNT))
+    assert vm.get(cpu, INNER_VALUE) == word(0)
+    assert counted(vm) == (1, 0)
+    fifo.write(source_bytes(1, 2))
+    vm.finish()
+    assert vm.values(cpu) == [word(1)]
+    vm.quit()

@@ -232,7 +232,7 @@ hcall:  sc      1
         ld      r29, HOLD(r31)
         cmpldi  r29, 0
         bne     hold
-        ld      r29, INNER(r31)
+held:   ld      r29, INNER(r31)
         cmpldi  r29, 0
         bne     inner
 return: ld      r29, INTERVAL(r31)
@@ -261,7 +261,7 @@ hold:   ld      r19, HELD(r31)
         ld      r29, HOLD(r31)
         cmpldi  r29, 0
         bne     1b
-        b       return
+        b       held
 
 halt:   li      r3, 0
         ori     r3, r3, H_RTAS

@@ -23,31 +23,43 @@
 
 /*
  * The longest a vCPU sleeps before it returns to its execution loop. Whatever
- * needs the vCPU earlier wakes it, except for two: interrupts that only KVM
- * sees, and, under TCG, the start of another vCPU's exclusive section.
+ * needs the vCPU earlier wakes it, except for interrupts that only KVM sees. A
+ * wake-up that is lost costs so long at most.
  */
 #define SLICE_MS (kvm_enabled() ? 5 : 20)
 
 /*
- * A vCPU that waits tries again after each slice. One that did not for so long
- * runs something else, maybe for ever: an interrupt handler, say.
+ * A vCPU that waits tries again after each slice. One whose last try is longer
+ * ago runs something else, maybe for ever: an interrupt handler, say.
  */
-#define AWAY_NS (200 * SCALE_MS)
+#define AWAY_NS (100 * SCALE_MS)
+
+/*
+ * A vCPU takes some 20 microseconds to wake up. If vCPUs took turns call by
+ * call, they would get far less than a fast source gives. But where a share is
+ * less than this, they do, so that all get the same.
+ */
+#define SHARE_MIN 8
 
 static SpaprHcallRetry *retry_state(CPUState *cs)
 {
     return &spapr_cpu_state(POWERPC_CPU(cs))->retry;
 }
 
-/* The hypercall that was put off at this "sc", with the stack as it is now */
-static SpaprHcallWaiter *waiter_at(CPUState *cs, target_ulong nip)
+/*
+ * The hypercall that the vCPU has put off at the "sc" at @nip, if its stack
+ * pointer was the one it has now; NULL for @queue: whatever it waits for.
+ */
+static SpaprHcallWaiter *waiter_at(SpaprHcallQueue *queue, CPUState *cs,
+                                   target_ulong nip)
 {
     SpaprHcallRetry *retry = retry_state(cs);
 
     for (int i = 0; i < ARRAY_SIZE(retry->waiters); i++) {
         SpaprHcallWaiter *w = &retry->waiters[i];
 
-        if (w->queue && w->nip == nip && w->sp == cpu_env(cs)->gpr[1]) {
+        if (w->queue && (!queue || w->queue == queue) && w->nip == nip &&
+            w->sp == cpu_env(cs)->gpr[1]) {
             return w;
         }
     }
@@ -55,10 +67,10 @@ static SpaprHcallWaiter *waiter_at(CPUState *cs, target_ulong nip)
 }
 
 /* In a hypercall's handler, NIP is behind the "sc". */
-static SpaprHcallWaiter *current_waiter(PowerPCCPU *cpu)
+static SpaprHcallWaiter *current_waiter(SpaprHcallQueue *queue, PowerPCCPU *cpu)
 {
     cpu_synchronize_state(CPU(cpu));
-    return waiter_at(CPU(cpu), cpu->env.nip - 4);
+    return waiter_at(queue, CPU(cpu), cpu->env.nip - 4);
 }
 
 static void waiter_leave(SpaprHcallWaiter *w)
@@ -77,8 +89,9 @@ static void waiter_join(SpaprHcallQueue *queue, CPUState *cs)
     int64_t now = cpu_get_clock();
 
     /*
-     * Nobody tells when a guest leaves a hypercall from an interrupt handler.
-     * If hypercalls of that kind take all places, the oldest one goes.
+     * If an interrupt handler does not return to the hypercall that it
+     * interrupted, QEMU does not learn of it. Where such hypercalls take all
+     * places, the one that was tried the longest ago goes.
      */
     for (int i = 1; i < ARRAY_SIZE(retry->waiters) && w->queue; i++) {
         if (!retry->waiters[i].queue || retry->waiters[i].seen < w->seen) {
@@ -87,6 +100,9 @@ static void waiter_join(SpaprHcallQueue *queue, CPUState *cs)
     }
     if (w->queue) {
         waiter_leave(w);
+    }
+    if (spapr_hcall_queue_is_empty(queue)) {
+        queue->turn_left = 0;
     }
 
     *w = (SpaprHcallWaiter) {
@@ -100,22 +116,26 @@ static void waiter_join(SpaprHcallQueue *queue, CPUState *cs)
 static void waiter_seen(SpaprHcallWaiter *w)
 {
     int64_t now = cpu_get_clock();
+    int64_t ns = now - w->seen;
 
-    w->queue->wait_ns += now - w->seen;
+    /* KVM answers H_CEDE itself: the guest may have left the hypercall. */
+    if (kvm_enabled() && ns > AWAY_NS) {
+        w->since += ns;
+    } else {
+        w->queue->wait_ns += ns;
+    }
     w->seen = now;
 }
 
 /*
- * Whether @w, which was put off before @self, has lost its turn. With
- * thread=single it may take long until a vCPU can try again; but each tries
- * between two tries of another one. Under record and replay, only that counts.
+ * Whether @self, which was put off later, need not wait for @w. The vCPU of @w
+ * may be away. With thread=single, it may take long until a vCPU can try again,
+ * but each vCPU can between two tries of another one.
  */
 static bool pass_over(SpaprHcallWaiter *w, SpaprHcallWaiter *self)
 {
-    int64_t patience = replay_mode == REPLAY_MODE_NONE ? AWAY_NS : 0;
-
     if (self && !w->away && w->seen < self->seen &&
-        w->seen + patience < cpu_get_clock()) {
+        w->seen + AWAY_NS < cpu_get_clock()) {
         trace_spapr_hcall_retry_pass_over(w->cs->cpu_index);
         w->away = true;
     }
@@ -125,7 +145,7 @@ static bool pass_over(SpaprHcallWaiter *w, SpaprHcallWaiter *self)
 /* Whether @cs, which is not running now, has nothing to do but try again. */
 static bool only_waits(CPUState *cs)
 {
-    return waiter_at(cs, cpu_env(cs)->nip);
+    return waiter_at(NULL, cs, cpu_env(cs)->nip);
 }
 
 /* With thread=single, vCPUs take turns, and one that sleeps delays them all. */
@@ -146,8 +166,8 @@ static bool thread_is_needed(CPUState *self)
 
 /*
  * With -icount, the guest's time passes without instructions only while all
- * vCPUs, which share one thread, are halted; the main loop sees to that. None
- * of them runs until they are no longer, so the guest cannot tell.
+ * vCPUs, which share one thread, are halted; the main loop sees to that. The
+ * guest cannot tell: no vCPU runs before all are as they were.
  */
 static void set_halted(bool halted)
 {
@@ -165,7 +185,7 @@ static void set_halted(bool halted)
         }
         cs->halted = retry->halted = halted;
         if (!halted) {
-            /* One that came meanwhile may have to wait for MSR[EE]. */
+            /* An interrupt that came meanwhile may have to wait for MSR[EE]. */
             ppc_maybe_interrupt(cpu_env(cs));
         }
     }
@@ -174,7 +194,8 @@ static void set_halted(bool halted)
 
 static void retry_sleep(CPUState *cs, int ms)
 {
-    if (qatomic_read(&cs->exit_request) || thread_is_needed(cs)) {
+    if (qatomic_read(&cs->exit_request) || thread_is_needed(cs) ||
+        (tcg_enabled() && cpu_has_work(cs))) {
         return;
     }
 
@@ -200,13 +221,19 @@ void spapr_hcall_queue_drain(SpaprHcallQueue *queue)
 
 bool spapr_hcall_retry_turn(SpaprHcallQueue *queue, PowerPCCPU *cpu)
 {
-    SpaprHcallWaiter *self = current_waiter(cpu), *w;
+    SpaprHcallWaiter *self = current_waiter(queue, cpu), *w;
+
+    /* What happens must not depend on what the host's clock says. */
+    if (replay_mode != REPLAY_MODE_NONE) {
+        return true;
+    }
 
     if (self) {
         self->away = false;
     }
     QTAILQ_FOREACH(w, &queue->waiters, next) {
-        if (w == self || !pass_over(w, self)) {
+        /* Its own vCPU waits for a hypercall of an interrupt handler. */
+        if (w == self || (w->cs != CPU(cpu) && !pass_over(w, self))) {
             break;
         }
     }
@@ -220,18 +247,22 @@ bool spapr_hcall_retry_turn(SpaprHcallQueue *queue, PowerPCCPU *cpu)
     return true;
 }
 
-int64_t spapr_hcall_retry_age(PowerPCCPU *cpu)
+int64_t spapr_hcall_retry_age(SpaprHcallQueue *queue, PowerPCCPU *cpu)
 {
-    SpaprHcallWaiter *w = current_waiter(cpu);
+    SpaprHcallWaiter *w = current_waiter(queue, cpu);
 
-    return w ? MAX(cpu_get_clock() - w->since, 1) : 0;
+    if (!w) {
+        return 0;
+    }
+    waiter_seen(w);
+    return MAX(w->seen - w->since, 1);
 }
 
 target_ulong spapr_hcall_retry(SpaprHcallQueue *queue, PowerPCCPU *cpu,
                                target_ulong opcode, int64_t max_ms)
 {
     CPUState *cs = CPU(cpu);
-    bool is_new = !current_waiter(cpu);
+    bool is_new = !current_waiter(queue, cpu);
     SpaprHcallWaiter *w;
 
     cpu->env.nip -= 4;
@@ -239,8 +270,8 @@ target_ulong spapr_hcall_retry(SpaprHcallQueue *queue, PowerPCCPU *cpu,
         waiter_join(queue, cs);
     }
     retry_sleep(cs, MIN(max_ms, SLICE_MS));
-    w = waiter_at(cs, cpu->env.nip);
-    if (w) { /* not drained meanwhile */
+    w = waiter_at(queue, cs, cpu->env.nip);
+    if (w) { /* @queue was not drained meanwhile */
         waiter_seen(w);
     }
     if (tcg_enabled()) {
@@ -249,25 +280,24 @@ target_ulong spapr_hcall_retry(SpaprHcallQueue *queue, PowerPCCPU *cpu,
     return opcode; /* r3, for the next time */
 }
 
-/*
- * A vCPU takes some 20 microseconds to wake up. If vCPUs took turns call by
- * call, they would get far less than a fast source gives.
- */
-void spapr_hcall_retry_end(PowerPCCPU *cpu, unsigned on_hand)
+int64_t spapr_hcall_retry_end(SpaprHcallQueue *queue, PowerPCCPU *cpu,
+                              unsigned on_hand)
 {
-    SpaprHcallWaiter *self = current_waiter(cpu), *w;
-    unsigned waiters = 0;
+    int64_t age = spapr_hcall_retry_age(queue, cpu);
+    unsigned waiters = 0, share;
+    SpaprHcallWaiter *w;
 
-    if (!self) {
-        return;
+    if (!age) {
+        return 0;
     }
-    QTAILQ_FOREACH(w, &self->queue->waiters, next) {
+    QTAILQ_FOREACH(w, &queue->waiters, next) {
         waiters++;
     }
-    self->queue->turn_cpu = CPU(cpu)->cpu_index;
-    self->queue->turn_left = MAX(on_hand / waiters, 1) - 1;
-    waiter_seen(self);
-    waiter_leave(self);
+    share = on_hand / waiters;
+    queue->turn_cpu = CPU(cpu)->cpu_index;
+    queue->turn_left = share < SHARE_MIN ? 0 : share - 1;
+    waiter_leave(current_waiter(queue, cpu));
+    return age;
 }
 
 void spapr_hcall_retry_wake(SpaprHcallQueue *queue)

@@ -41,16 +41,6 @@ static uint32_t pool_level(SpaprRng *s)
     return s->pool_end - s->pool_pos;
 }
 
-/*
- * How many bytes may be in the pool. Under record and replay, nothing is read
- * ahead: the pool is lost when a snapshot is loaded in the middle of a replay,
- * but in the log the bytes come once.
- */
-static uint32_t pool_limit(SpaprRng *s)
-{
-    return replay_mode == REPLAY_MODE_NONE ? s->pool_size : WORD_SIZE;
-}
-
 /* Move what is left to the front of the pool and wipe the rest. */
 static void pool_compact(SpaprRng *s)
 {
@@ -65,6 +55,7 @@ static void pool_compact(SpaprRng *s)
 static void pool_added(SpaprRng *s, uint32_t size)
 {
     s->pool_end += size;
+    s->dry = false;
     s->read_size = MIN(s->read_size * 2, s->pool_size);
 }
 
@@ -103,8 +94,8 @@ static void spapr_rng_receive(void *opaque, const void *data, size_t size)
 
 /*
  * Under record and replay, the guest's time stands still while it waits, so
- * that a request could wait for ever. What the backend gives without one, and
- * that it has nothing to give, is in the log: let the repeated call ask again.
+ * that a request could wait for ever. What try_read() gives, and that it gives
+ * nothing, is in the log: let the repeated call read again.
  */
 static bool pool_needs_request(SpaprRng *s)
 {
@@ -123,7 +114,7 @@ static void pool_fill(SpaprRng *s)
     }
 
     pool_compact(s);
-    room = MIN(s->read_size, pool_limit(s) - s->pool_end);
+    room = MIN(s->read_size, s->pool_size - s->pool_end);
     size = rng_backend_try_read(s->rng, s->pool + s->pool_end, room);
     trace_spapr_rng_read(size, room);
     if (size) {
@@ -167,9 +158,14 @@ static int64_t quota_word_ns(SpaprRng *s)
  */
 static bool quota_allows(SpaprRng *s)
 {
-    int64_t now = qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL);
+    int64_t now;
+
+    if (likely(!quota_is_set(s))) {
+        return true;
+    }
 
     /* "loadvm" can bring back a time that is long before. */
+    now = qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL);
     s->word_due = MIN(s->word_due, now + quota_word_ns(s));
     s->word_due = MAX(s->word_due, now - QUOTA_BURST_NS);
     if (s->word_due <= now) {
@@ -204,11 +200,10 @@ static unsigned words_on_hand(SpaprRng *s)
 /* A call is about to be answered, maybe after it waited. */
 static void wait_end(SpaprRng *s, PowerPCCPU *cpu)
 {
-    int64_t age = spapr_hcall_retry_age(cpu);
+    int64_t age = spapr_hcall_retry_end(&s->queue, cpu, words_on_hand(s));
 
     if (age) {
         trace_spapr_rng_wait_end(CPU(cpu)->cpu_index, age);
-        spapr_hcall_retry_end(cpu, words_on_hand(s));
     }
 }
 
@@ -221,16 +216,22 @@ static int64_t wait_left_ms(SpaprRng *s, int64_t age)
     return s->timeout - age / SCALE_MS;
 }
 
+/*
+ * The call waits for the calls before it (not @turn), for the quota or for
+ * bytes. Without @turn, it waits for what the calls before it wait for.
+ */
 static target_ulong h_random_wait(SpaprRng *s, PowerPCCPU *cpu,
-                                  target_ulong opcode)
+                                  target_ulong opcode, bool turn)
 {
     bool over_quota = quota_is_set(s) && !s->requested;
-    int64_t age = spapr_hcall_retry_age(cpu);
+    bool needs_bytes = turn && !over_quota;
+    int64_t age = spapr_hcall_retry_age(&s->queue, cpu);
     int64_t left_ms = wait_left_ms(s, age);
 
-    /* If others got words meanwhile, the source is slow, but not dry. */
-    s->dry |= left_ms <= 0 && s->word_at < cpu_get_clock() - age;
-    if (left_ms <= 0 || s->dry) {
+    /* If other calls got words meanwhile, the source is slow, but not dry. */
+    s->dry |= needs_bytes && left_ms <= 0 &&
+              s->word_at < cpu_get_clock() - age;
+    if (left_ms <= 0 || (needs_bytes && s->dry)) {
         wait_end(s, cpu);
         s->calls++;
         s->timeouts++;
@@ -251,11 +252,10 @@ static target_ulong h_random(PowerPCCPU *cpu, SpaprMachineState *spapr,
 {
     SpaprRng *s = spapr->rng;
     bool any_waits = !spapr_hcall_queue_is_empty(&s->queue);
+    bool turn = likely(!any_waits) || spapr_hcall_retry_turn(&s->queue, cpu);
 
-    if ((unlikely(any_waits) && !spapr_hcall_retry_turn(&s->queue, cpu)) ||
-        (unlikely(quota_is_set(s)) && !quota_allows(s)) ||
-        !pool_has_word(s)) {
-        return h_random_wait(s, cpu, opcode);
+    if (!turn || !quota_allows(s) || !pool_has_word(s)) {
+        return h_random_wait(s, cpu, opcode, turn);
     }
 
     if (unlikely(quota_is_set(s))) {
@@ -265,7 +265,6 @@ static target_ulong h_random(PowerPCCPU *cpu, SpaprMachineState *spapr,
         s->word_at = cpu_get_clock();
         wait_end(s, cpu);
     }
-    s->dry = false;
     s->calls++;
     s->bytes += WORD_SIZE;
     trace_spapr_rng_call(CPU(cpu)->cpu_index);
@@ -302,6 +301,9 @@ static void spapr_rng_add_stats(SpaprRng *s)
 {
     Object *obj = OBJECT(s);
 
+    if (object_property_find(obj, "in-kernel")) {
+        return; /* realized once more */
+    }
     for (int i = 0; i < ARRAY_SIZE(spapr_rng_stats); i++) {
         const SpaprRngStat *stat = &spapr_rng_stats[i];
 
@@ -313,14 +315,6 @@ static void spapr_rng_add_stats(SpaprRng *s)
     object_property_add_bool(obj, "in-kernel", spapr_rng_get_in_kernel, NULL);
     object_property_set_description(obj, "in-kernel",
                                     "whether KVM answers H_RANDOM");
-}
-
-static void spapr_rng_del_stats(SpaprRng *s)
-{
-    for (int i = 0; i < ARRAY_SIZE(spapr_rng_stats); i++) {
-        object_property_del(OBJECT(s), spapr_rng_stats[i].name);
-    }
-    object_property_del(OBJECT(s), "in-kernel");
 }
 
 /* Options */
@@ -464,6 +458,14 @@ static void spapr_rng_realize(DeviceState *dev, Error **errp)
         return;
     }
 
+    /*
+     * Under record and replay, nothing is read ahead: the pool is lost when a
+     * snapshot is loaded in the middle of a replay, but in the log the bytes
+     * come once.
+     */
+    if (replay_mode != REPLAY_MODE_NONE) {
+        s->pool_size = WORD_SIZE;
+    }
     spapr_hcall_queue_init(&s->queue);
     if (!s->in_kernel) {
         s->quota_timer = timer_new_ns(QEMU_CLOCK_VIRTUAL,
@@ -481,7 +483,6 @@ static void spapr_rng_unrealize(DeviceState *dev)
 
     qemu_unregister_resettable(OBJECT(dev));
     SPAPR_MACHINE(qdev_get_machine())->rng = NULL;
-    spapr_rng_del_stats(s);
     if (s->in_kernel) {
         kvmppc_set_in_kernel_random(false);
         return;
@@ -501,6 +502,7 @@ static void spapr_rng_reset_hold(Object *obj, ResetType type)
 
     pool_drop(s);
     s->dry = false;
+    s->word_at = 0;
 }
 
 static const Property spapr_rng_properties[] = {

@@ -41,7 +41,7 @@ typedef struct SpaprHcallQueue {
     uint64_t wait_ns;
 } SpaprHcallQueue;
 
-/*
+/**
  * struct SpaprHcallWaiter - a hypercall that was put off
  * @cs: the vCPU that makes the hypercall
  * @queue: where the hypercall waits; NULL: this struct is not in use
@@ -63,7 +63,7 @@ struct SpaprHcallWaiter {
     QTAILQ_ENTRY(SpaprHcallWaiter) next;
 };
 
-/*
+/**
  * struct SpaprHcallRetry - what a vCPU has put off
  * @waiters: its hypercalls; more than one if interrupt handlers make some, too
  * @halted: the vCPU is halted because it waits: see set_halted()
@@ -115,6 +115,7 @@ bool spapr_hcall_retry_turn(SpaprHcallQueue *queue, PowerPCCPU *cpu);
 
 /**
  * spapr_hcall_retry_age:
+ * @queue: what the hypercall has to wait for
  * @cpu: the vCPU that makes the hypercall
  *
  * Returns: for how many ns of cpu_get_clock() the hypercall that @cpu makes has
@@ -122,7 +123,7 @@ bool spapr_hcall_retry_turn(SpaprHcallQueue *queue, PowerPCCPU *cpu);
  * again if it comes from the same "sc" with the same stack pointer (r1), unless
  * the vCPU has given itself up since: see spapr_hcall_retry_leave().
  */
-int64_t spapr_hcall_retry_age(PowerPCCPU *cpu);
+int64_t spapr_hcall_retry_age(SpaprHcallQueue *queue, PowerPCCPU *cpu);
 
 /**
  * spapr_hcall_retry:
@@ -142,14 +143,18 @@ target_ulong spapr_hcall_retry(SpaprHcallQueue *queue, PowerPCCPU *cpu,
 
 /**
  * spapr_hcall_retry_end:
+ * @queue: what the hypercall has to wait for
  * @cpu: the vCPU whose hypercall is about to be answered
  * @on_hand: how many hypercalls could be answered now
  *
- * If the hypercall of @cpu was put off, it leaves its queue, and the next one
- * is woken. Until that one's vCPU runs, @cpu may make more hypercalls of this
- * kind: its share of @on_hand.
+ * If the hypercall of @cpu was put off, it leaves @queue, and the next one is
+ * woken. Until the next one's vCPU runs, @cpu may make more hypercalls of this
+ * kind: its share of @on_hand, unless that is small.
+ *
+ * Returns: what spapr_hcall_retry_age() does
  */
-void spapr_hcall_retry_end(PowerPCCPU *cpu, unsigned on_hand);
+int64_t spapr_hcall_retry_end(SpaprHcallQueue *queue, PowerPCCPU *cpu,
+                              unsigned on_hand);
 
 /**
  * spapr_hcall_retry_wake:
@@ -164,9 +169,11 @@ void spapr_hcall_retry_wake(SpaprHcallQueue *queue);
  * spapr_hcall_retry_leave:
  * @cpu: a vCPU that cedes, joins, stops itself, is started, reset or removed
  *
- * Forget the hypercalls of @cpu that were put off: it will not come back to
- * them. May be called from any thread that holds the BQL while @cpu does not
- * run.
+ * Forget the hypercalls of @cpu that were put off: @cpu will not come back to
+ * them. KVM answers H_CEDE and H_CONFER itself, so that QEMU does not learn of
+ * these; there, the time between two tries that lie far apart does not count
+ * for a hypercall's age. May be called from any thread that holds the BQL while
+ * @cpu does not run.
  */
 void spapr_hcall_retry_leave(PowerPCCPU *cpu);
 

@@ -34,10 +34,10 @@ OBJECT_DECLARE_SIMPLE_TYPE(SpaprRng, SPAPR_RNG)
  * @read_size: how many bytes to ask for next; grows with the guest's demand
  * @requested: the backend owes bytes, and will call spapr_rng_receive()
  * @queue: the calls that wait for bytes or for the quota
- * @word_at: when a call got a word last while calls waited, in ns of
- *           cpu_get_clock()
- * @dry: a call timed out and no call got a word since: calls that find no word
- *       fail at once
+ * @word_at: the last time at which a call got a word while any calls waited, in
+ *           ns of cpu_get_clock()
+ * @dry: a call timed out for lack of bytes and none came since: calls that find
+ *       no bytes fail at once
  * @word_due: when the quota lets the next word go, in ns of QEMU_CLOCK_VIRTUAL
  * @quota_timer: wakes the call that waits for @word_due
  * @calls: calls that were answered, with a number or with H_HARDWARE
