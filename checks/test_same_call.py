@@ -390,6 +390,7 @@ def test_inner_need_not_wait(start, fifo, way):
     begin(vm, cpu)
     hold(vm, cpu, SPIN)
     fifo.write(source_bytes(0, 1))
+    until(lambda: not fifo.unread())
     interrupt(vm, cpu, H_RANDOM)
     vm.set(cpu, HOLD, 0)
     until(lambda: vm.get(cpu, INNER_COUNT))
