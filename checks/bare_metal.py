@@ -2,12 +2,14 @@
 """The host's side of guests/bare-metal/hcalls.S, whose memory it shares."""
 
 import array
+import faulthandler
 import itertools
 import mmap
 import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 
@@ -78,11 +80,28 @@ def until(condition, seconds=HANG):
         time.sleep(0.001)
 
 
+def _is_main_thread():
+    return threading.current_thread() is threading.main_thread()
+
+
 @contextmanager
 def within(seconds):
-    """Interrupts what takes longer, so that nothing hangs."""
+    """
+    Interrupts what takes longer, so that nothing hangs.
+
+    Signals come to the main thread. pytest-xdist may run checks in another
+    one: there, the whole worker ends, and the check is reported as failed.
+    """
     def late(*_):
         raise AssertionError(f'not done within {seconds} s')
+
+    if not _is_main_thread():
+        faulthandler.dump_traceback_later(seconds, exit=True)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+        return
 
     before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, seconds)
