@@ -80,10 +80,6 @@ def until(condition, seconds=HANG):
         time.sleep(0.001)
 
 
-def _is_main_thread():
-    return threading.current_thread() is threading.main_thread()
-
-
 @contextmanager
 def within(seconds):
     """
@@ -95,7 +91,7 @@ def within(seconds):
     def late(*_):
         raise AssertionError(f'not done within {seconds} s')
 
-    if not _is_main_thread():
+    if threading.current_thread() is not threading.main_thread():
         faulthandler.dump_traceback_later(seconds, exit=True)
         try:
             yield

@@ -46,6 +46,24 @@ def interrupt(vm, cpu, opcode, stack=0, calls=1):
     vm.set(cpu, INNER, calls)
 
 
+def inner_gets_word(vm, cpu, fifo, stack, pause):
+    """
+    Have the handler make a call, which waits for so long, then gets word 0.
+
+    Returns when it had returned, by the host's time.
+    """
+    interrupt(vm, cpu, H_RANDOM, stack)
+    until(lambda: vm.get(cpu, INNER_START))
+    time.sleep(pause)
+    assert vm.get(cpu, INNER_COUNT) == 0
+    fifo.write(source_bytes(0, 1))
+    until(lambda: vm.get(cpu, INNER_COUNT))
+    returned = time.monotonic()
+    assert vm.get(cpu, INNER_STATUS) == H_SUCCESS
+    assert vm.get(cpu, INNER_VALUE) == word(0)
+    return returned
+
+
 def hold(vm, cpu, how):
     """Have a vCPU's next interrupt not come back."""
     vm.set(cpu, HOLD, how)
@@ -135,14 +153,7 @@ def test_inner_is_answered(start, fifo, way, stack):
     vm = start(way, timeout=0)
     cpu = vm.cpus - 1
     begin(vm, cpu)
-    interrupt(vm, cpu, H_RANDOM, stack)
-    until(lambda: vm.get(cpu, INNER_START))
-    time.sleep(0.1)
-    assert vm.get(cpu, INNER_COUNT) == 0
-    fifo.write(source_bytes(0, 1))
-    until(lambda: vm.get(cpu, INNER_COUNT))
-    assert vm.get(cpu, INNER_STATUS) == H_SUCCESS
-    assert vm.get(cpu, INNER_VALUE) == word(0)
+    inner_gets_word(vm, cpu, fifo, stack, 0.1)
     time.sleep(0.1)
     assert not vm.done(cpu)
     fifo.write(source_bytes(1, 2))
@@ -163,15 +174,7 @@ def test_outer_deadline_goes_on(start, fifo, way, stack):
     cpu = vm.cpus - 1
     begin(vm, cpu)
     time.sleep(0.3)
-    interrupt(vm, cpu, H_RANDOM, stack)
-    until(lambda: vm.get(cpu, INNER_START))
-    time.sleep(0.7)
-    assert vm.get(cpu, INNER_COUNT) == 0
-    fifo.write(source_bytes(0, 1))
-    until(lambda: vm.get(cpu, INNER_COUNT))
-    before = time.monotonic()
-    assert vm.get(cpu, INNER_STATUS) == H_SUCCESS
-    assert vm.get(cpu, INNER_VALUE) == word(0)
+    before = inner_gets_word(vm, cpu, fifo, stack, 0.7)
     vm.finish()
     assert lasted(vm, way, cpu, INNER_END, END, before) < 1.2
     assert failed(vm, cpu) == 1
