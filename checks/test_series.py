@@ -143,15 +143,17 @@ def test_work_is_not_lost(top, tree, tmp_path):
 
 
 def test_mails(top, tree, tmp_path):
-    """git am takes the mails, which make the same tree."""
+    """git am takes the mails, which make the same tree of QEMU as it was."""
     mails, clone = tmp_path / 'mails', tmp_path / 'clone'
     done = run(top / 'scripts/mail-series', tree, mails)
     assert done.returncode == 0, done.stderr
     letter, *patches = sorted(mails.iterdir())
-    assert len(patches) == len(series(top))
+    assert len(patches) == 1 + len(series(top))
     for _, *files in series(top):
         assert all(f' {file} ' in letter.read_text() for file in files)
-    git(tree, 'worktree', 'add', '--detach', '-f', clone, 'without-peer')
+    assert f'base-commit: {git(tree, "rev-parse", "base")}' in \
+        letter.read_text()
+    git(tree, 'worktree', 'add', '--detach', '-f', clone, 'base')
     try:
         git(clone, '-c', 'user.name=a', '-c', 'user.email=a@b.example', 'am',
             '-q', *patches)
