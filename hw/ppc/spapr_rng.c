@@ -13,7 +13,6 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "qemu/bswap.h"
 #include "qemu/error-report.h"
 #include "qemu/module.h"
 #include "qemu/timer.h"
@@ -28,114 +27,11 @@
 #include "system/reset.h"
 #include "trace.h"
 
-#define WORD_SIZE sizeof(uint64_t)
+#define WORD_SIZE SPAPR_RNG_WORD_SIZE
 
 /* How much of its quota a guest can save up; how often it is woken for it */
 #define QUOTA_BURST_NS (50 * SCALE_MS)
 #define QUOTA_WAKE_NS SCALE_MS
-
-/* Pool: bytes on their way from the backend to the guest */
-
-static uint32_t pool_level(SpaprRng *s)
-{
-    return s->pool_end - s->pool_pos;
-}
-
-/* Move what is left to the front of the pool and wipe the rest. */
-static void pool_compact(SpaprRng *s)
-{
-    uint32_t level = pool_level(s);
-
-    memmove(s->pool, s->pool + s->pool_pos, level);
-    memset(s->pool + level, 0, s->pool_end - level);
-    s->pool_pos = 0;
-    s->pool_end = level;
-}
-
-static void pool_added(SpaprRng *s, uint32_t size)
-{
-    s->pool_end += size;
-    s->dry = false;
-    s->read_size = MIN(s->read_size * 2, s->pool_size);
-}
-
-/* The first byte of the source is the most significant one of the word. */
-static uint64_t pool_take(SpaprRng *s)
-{
-    uint8_t *p = s->pool + s->pool_pos;
-    uint64_t word = ldq_be_p(p);
-
-    stq_be_p(p, 0);
-    s->pool_pos += WORD_SIZE;
-    return word;
-}
-
-static void pool_drop(SpaprRng *s)
-{
-    memset(s->pool, 0, sizeof(s->pool));
-    s->pool_pos = 0;
-    s->pool_end = 0;
-    s->read_size = WORD_SIZE;
-}
-
-/* The bytes that were requested are here. */
-static void spapr_rng_receive(void *opaque, const void *data, size_t size)
-{
-    SpaprRng *s = opaque;
-
-    trace_spapr_rng_receive(size);
-    s->requested = false;
-    pool_compact(s);
-    size = MIN(size, s->pool_size - s->pool_end);
-    memcpy(s->pool + s->pool_end, data, size);
-    pool_added(s, size);
-    spapr_hcall_retry_wake(&s->queue);
-}
-
-/*
- * Under record and replay, the guest's time stands still while it waits, so
- * that a request could wait for ever. What try_read() gives, and that it gives
- * nothing, is in the log: let the repeated call read again.
- */
-static bool pool_needs_request(SpaprRng *s)
-{
-    return pool_level(s) < WORD_SIZE &&
-           (replay_mode == REPLAY_MODE_NONE ||
-            !RNG_BACKEND_GET_CLASS(s->rng)->try_read);
-}
-
-/* Fill the pool without waiting, or request bytes. */
-static void pool_fill(SpaprRng *s)
-{
-    uint32_t room, size;
-
-    if (s->requested) {
-        return;
-    }
-
-    pool_compact(s);
-    room = MIN(s->read_size, s->pool_size - s->pool_end);
-    size = rng_backend_try_read(s->rng, s->pool + s->pool_end, room);
-    trace_spapr_rng_read(size, room);
-    if (size) {
-        pool_added(s, size);
-    }
-    if (pool_needs_request(s)) {
-        s->requested = true;
-        size = s->read_size - s->pool_end;
-        trace_spapr_rng_request(size);
-        rng_backend_request_entropy(s->rng, size, spapr_rng_receive, s);
-    }
-}
-
-/* Whether there is a word for the guest, or can be at once. */
-static bool pool_has_word(SpaprRng *s)
-{
-    if (unlikely(pool_level(s) < WORD_SIZE)) {
-        pool_fill(s);
-    }
-    return pool_level(s) >= WORD_SIZE;
-}
 
 /* Quota: max-bytes in each period, word by word */
 
@@ -176,14 +72,15 @@ static bool quota_allows(SpaprRng *s)
     return false;
 }
 
-static void spapr_rng_quota_timer(void *opaque)
+/* The hypercall */
+
+/* The first call that waits may find a word now. */
+static void spapr_rng_wake(void *opaque)
 {
     SpaprRng *s = opaque;
 
     spapr_hcall_retry_wake(&s->queue);
 }
-
-/* The hypercall */
 
 /*
  * How many words are on hand. A guest that is at its quota is woken each
@@ -191,7 +88,7 @@ static void spapr_rng_quota_timer(void *opaque)
  */
 static unsigned words_on_hand(SpaprRng *s)
 {
-    uint64_t words = pool_level(s) / WORD_SIZE;
+    uint64_t words = spapr_rng_pool_level(&s->pool) / WORD_SIZE;
 
     return quota_is_set(s) ? MIN(words, QUOTA_WAKE_NS / quota_word_ns(s)) :
                              words;
@@ -223,18 +120,23 @@ static int64_t wait_left_ms(SpaprRng *s, int64_t age)
 static target_ulong h_random_wait(SpaprRng *s, PowerPCCPU *cpu,
                                   target_ulong opcode, bool turn)
 {
-    bool over_quota = quota_is_set(s) && !s->requested;
+    bool over_quota = quota_is_set(s) && !spapr_rng_pool_starves(&s->pool);
     bool needs_bytes = turn && !over_quota;
     int64_t age = spapr_hcall_retry_age(&s->queue, cpu);
     int64_t left_ms = wait_left_ms(s, age);
 
     /* If other calls got words meanwhile, the source is slow, but not dry. */
-    s->dry |= needs_bytes && left_ms <= 0 &&
-              s->word_at < cpu_get_clock() - age;
-    if (left_ms <= 0 || (needs_bytes && s->dry)) {
+    s->pool.dry |= needs_bytes && left_ms <= 0 &&
+                   s->word_at < cpu_get_clock() - age;
+    if (left_ms <= 0 || (needs_bytes && s->pool.dry)) {
         wait_end(s, cpu);
         s->calls++;
         s->timeouts++;
+        if (s->pool.dry) {
+            rng_backend_trouble(s->rng, RNG_SILENT, "no word in %" PRIu32
+                                " ms; H_RANDOM fails until there is one",
+                                s->timeout);
+        }
         trace_spapr_rng_timeout(CPU(cpu)->cpu_index);
         return H_HARDWARE;
     }
@@ -254,7 +156,7 @@ static target_ulong h_random(PowerPCCPU *cpu, SpaprMachineState *spapr,
     bool any_waits = !spapr_hcall_queue_is_empty(&s->queue);
     bool turn = likely(!any_waits) || spapr_hcall_retry_turn(&s->queue, cpu);
 
-    if (!turn || !quota_allows(s) || !pool_has_word(s)) {
+    if (!turn || !quota_allows(s) || !spapr_rng_pool_has_word(&s->pool)) {
         return h_random_wait(s, cpu, opcode, turn);
     }
 
@@ -268,7 +170,7 @@ static target_ulong h_random(PowerPCCPU *cpu, SpaprMachineState *spapr,
     s->calls++;
     s->bytes += WORD_SIZE;
     trace_spapr_rng_call(CPU(cpu)->cpu_index);
-    args[0] = pool_take(s);
+    args[0] = spapr_rng_pool_take(&s->pool);
     return H_SUCCESS;
 }
 
@@ -390,9 +292,9 @@ static bool spapr_rng_check_source(SpaprRng *s, Error **errp)
                           "serve the guest.\n");
         return false;
     }
-    if (s->pool_size < WORD_SIZE || s->pool_size > SPAPR_RNG_POOL_MAX) {
+    if (s->pool.size < WORD_SIZE || s->pool.size > SPAPR_RNG_POOL_MAX) {
         error_setg(errp, "pool-size=%" PRIu32 " is out of range",
-                   s->pool_size);
+                   s->pool.size);
         error_append_hint(errp, "Use 8 to %d bytes; 8 reads nothing ahead.\n",
                           SPAPR_RNG_POOL_MAX);
         return false;
@@ -458,23 +360,50 @@ static void spapr_rng_realize(DeviceState *dev, Error **errp)
         return;
     }
 
-    /*
-     * Under record and replay, nothing is read ahead: the pool is lost when a
-     * snapshot is loaded in the middle of a replay, but in the log the bytes
-     * come once.
-     */
-    if (replay_mode != REPLAY_MODE_NONE) {
-        s->pool_size = WORD_SIZE;
-    }
     spapr_hcall_queue_init(&s->queue);
     if (!s->in_kernel) {
         s->quota_timer = timer_new_ns(QEMU_CLOCK_VIRTUAL,
-                                      spapr_rng_quota_timer, s);
+                                      spapr_rng_wake, s);
+        s->pool.backend = s->rng;
+        s->pool.ready = spapr_rng_wake;
+        s->pool.opaque = s;
+        spapr_rng_pool_init(&s->pool);
         spapr_register_hypercall(H_RANDOM, h_random);
     }
     spapr_rng_add_stats(s);
     SPAPR_MACHINE(qdev_get_machine())->rng = s;
     qemu_register_resettable(OBJECT(dev));
+}
+
+/*
+ * The user replaces the source while the guest runs. Whole words of the old one
+ * are in the pool still, and the guest gets them first. QEMU sets the link when
+ * this function returns without an error.
+ */
+static void spapr_rng_replace_source(const Object *obj, const char *name,
+                                     Object *source, Error **errp)
+{
+    ERRP_GUARD();
+    SpaprRng *s = SPAPR_RNG(obj);
+
+    if (!DEVICE(obj)->realized || source == OBJECT(s->rng)) {
+        return;
+    }
+    if (s->in_kernel) {
+        error_setg(errp, "KVM answers H_RANDOM, not a backend");
+        error_append_hint(errp, "Use use-kvm=false to have a backend that can "
+                          "be replaced.\n");
+    } else if (replay_mode != REPLAY_MODE_NONE) {
+        error_setg(errp, "a replay does not know when 'rng' was replaced");
+        error_append_hint(errp, "Replace it in a run that is not recorded.\n");
+    } else if (!source) {
+        error_setg(errp, TYPE_SPAPR_RNG " cannot do without a backend");
+        error_append_hint(errp, "Set 'rng' to the id of another backend.\n");
+    } else {
+        trace_spapr_rng_replace(object_get_canonical_path_component(source));
+        spapr_rng_pool_set_backend(&s->pool, RNG_BACKEND(source));
+        spapr_hcall_retry_wake(&s->queue);
+    }
 }
 
 static void spapr_rng_unrealize(DeviceState *dev)
@@ -489,10 +418,8 @@ static void spapr_rng_unrealize(DeviceState *dev)
     }
 
     spapr_unregister_hypercall(H_RANDOM);
+    spapr_rng_pool_destroy(&s->pool);
     g_clear_pointer(&s->quota_timer, timer_free);
-    rng_backend_cancel(s->rng, s);
-    s->requested = false;
-    pool_drop(s);
     spapr_hcall_queue_drain(&s->queue);
 }
 
@@ -500,18 +427,17 @@ static void spapr_rng_reset_hold(Object *obj, ResetType type)
 {
     SpaprRng *s = SPAPR_RNG(obj);
 
-    pool_drop(s);
-    s->dry = false;
+    spapr_rng_pool_drop(&s->pool);
     s->word_at = 0;
 }
 
 static const Property spapr_rng_properties[] = {
-    DEFINE_PROP_LINK("rng", SpaprRng, rng, TYPE_RNG_BACKEND, RngBackend *),
     DEFINE_PROP_BOOL("use-kvm", SpaprRng, use_kvm, false),
-    DEFINE_PROP_UINT32("timeout", SpaprRng, timeout, 1000),
-    DEFINE_PROP_UINT32("pool-size", SpaprRng, pool_size, SPAPR_RNG_POOL_MAX),
+    DEFINE_PROP_UINT32("timeout", SpaprRng, timeout, 5000),
+    DEFINE_PROP_UINT32("pool-size", SpaprRng, pool.size, SPAPR_RNG_POOL_MAX),
     DEFINE_PROP_UINT64("max-bytes", SpaprRng, max_bytes, SPAPR_RNG_NO_QUOTA),
     DEFINE_PROP_UINT32("period", SpaprRng, period, 1 << 16),
+    DEFINE_PROP_BOOL("health-test", SpaprRng, pool.health_test, true),
 };
 
 static void spapr_rng_class_init(ObjectClass *oc, void *data)
@@ -527,6 +453,10 @@ static void spapr_rng_class_init(ObjectClass *oc, void *data)
     rc->phases.hold = spapr_rng_reset_hold;
 
     device_class_set_props(dc, spapr_rng_properties);
+    object_class_property_add_link(oc, "rng", TYPE_RNG_BACKEND,
+                                   offsetof(SpaprRng, rng),
+                                   spapr_rng_replace_source,
+                                   OBJ_PROP_LINK_STRONG);
     object_class_property_set_description(oc, "rng",
         "the backend that random numbers come from");
     object_class_property_set_description(oc, "use-kvm",
@@ -539,6 +469,8 @@ static void spapr_rng_class_init(ObjectClass *oc, void *data)
         "how many bytes the guest gets in each period");
     object_class_property_set_description(oc, "period",
         "milliseconds that max-bytes are for");
+    object_class_property_set_description(oc, "health-test",
+        "throw away numbers that are obviously not random");
 }
 
 static const TypeInfo spapr_rng_info = {

@@ -8,6 +8,7 @@
 #define HW_PPC_SPAPR_RNG_H
 
 #include "hw/ppc/spapr_hcall_retry.h"
+#include "hw/ppc/spapr_rng_pool.h"
 #include "hw/qdev-core.h"
 #include "qom/object.h"
 #include "system/rng.h"
@@ -15,29 +16,22 @@
 #define TYPE_SPAPR_RNG "spapr-rng"
 OBJECT_DECLARE_SIMPLE_TYPE(SpaprRng, SPAPR_RNG)
 
-#define SPAPR_RNG_POOL_MAX 4096 /* bytes */
 #define SPAPR_RNG_NO_QUOTA INT64_MAX
 
 /**
  * struct SpaprRng - the device behind H_RANDOM (LoPAPR 14.15.1)
- * @rng: where the bytes come from; NULL if only KVM answers H_RANDOM
+ * @rng: where the bytes come from; NULL if only KVM answers H_RANDOM. The user
+ *       may replace it while the guest runs.
  * @use_kvm: the user wants KVM to answer H_RANDOM
  * @in_kernel: KVM answers H_RANDOM
  * @timeout: how long a call may wait for bytes, in milliseconds; 0: for ever
- * @pool_size: the most bytes read ahead, 8 to SPAPR_RNG_POOL_MAX
  * @max_bytes: the most bytes the guest gets in each @period, spread evenly;
  *             SPAPR_RNG_NO_QUOTA: as many as it asks for
  * @period: the time that @max_bytes are for, in milliseconds
- * @pool: bytes on their way to the guest; those not in the range are zero
- * @pool_pos: offset in @pool of the first byte not handed out yet
- * @pool_end: offset in @pool behind the last byte the backend gave
- * @read_size: how many bytes to ask for next; grows with the guest's demand
- * @requested: the backend owes bytes, and will call spapr_rng_receive()
+ * @pool: bytes on their way to the guest
  * @queue: the calls that wait for bytes or for the quota
  * @word_at: the last time at which a call got a word while any calls waited, in
  *           ns of cpu_get_clock()
- * @dry: a call timed out for lack of bytes and none came since: calls that find
- *       no bytes fail at once
  * @word_due: when the quota lets the next word go, in ns of QEMU_CLOCK_VIRTUAL
  * @quota_timer: wakes the call that waits for @word_due
  * @calls: calls that were answered, with a number or with H_HARDWARE
@@ -54,19 +48,12 @@ struct SpaprRng {
     bool use_kvm;
     bool in_kernel;
     uint32_t timeout;
-    uint32_t pool_size;
     uint64_t max_bytes;
     uint32_t period;
 
-    uint8_t pool[SPAPR_RNG_POOL_MAX];
-    uint32_t pool_pos;
-    uint32_t pool_end;
-    uint32_t read_size;
-    bool requested;
-
+    SpaprRngPool pool;
     SpaprHcallQueue queue;
     int64_t word_at;
-    bool dry;
 
     int64_t word_due;
     QEMUTimer *quota_timer;
