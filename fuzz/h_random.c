@@ -4,7 +4,7 @@
  * A libFuzzer target. An input is a text, one step a line, which begins with
  * the machine that it is for, one of machine_types[]; verbs[] has the steps.
  * They are done to a running QEMU. Then the source heals and gives, and every
- * call must be answered within two seconds, with eight bytes of the source that
+ * call must be answered within HANG_MS, with eight bytes of the source that
  * nobody else got, in their order. Where nothing can have got lost, nothing did.
  *
  * FUZZ_TRACE shows each step. FUZZ_COUNTERS is the file that fuzz/coverage.c
@@ -28,8 +28,8 @@
 #define EDGES_MAX 4096
 
 typedef enum Verb {
-    CALL, FEED, WAIT, STOP, CONT, RESET, GET, ADD, DEL, SAVE, MOVE, END, FAIL,
-    HEAL, VERBS
+    CALL, FEED, REPEAT, STUCK, WAIT, STOP, CONT, RESET, GET, SWAP, DEL, SAVE,
+    MOVE, END, FAIL, SLOW, HANG, HEAL, VERBS
 } Verb;
 
 /* How a step is written, how large its number can be, how often it is tried */
@@ -40,17 +40,21 @@ static const struct {
 } verbs[VERBS] = {
     { "call", 12, 12 },     /* that many calls, by the next idle vCPU */
     { "feed", 5000, 10 },   /* that many bytes to the source */
+    { "repeat", 700, 1 },   /* a word so many times: bad */
+    { "stuck", 1300, 1 },   /* that many words with a byte in common: bad */
     { "wait", 30, 4 },      /* milliseconds */
     { "stop", 0, 3 },
     { "cont", 0, 3 },
     { "reset", 0, 3 },
     { "get", 0, 2 },        /* all statistics */
-    { "add", 0, 1 },        /* another backend */
-    { "del", 0, 2 },        /* the device's backend, and the other one */
+    { "swap", 0, 2 },       /* the device's backend for the other one */
+    { "del", 0, 2 },        /* both: only the one that is not in use may go */
     { "save", 0, 2 },       /* migrate to a file, and go on */
     { "move", 0, 1 },       /* migrate to a new process, with one vCPU */
     { "end", 0, 3 },        /* the end of the source */
     { "fail", 0, 3 },       /* errors; a daemon hangs up */
+    { "slow", 50, 2 },      /* milliseconds that each read takes */
+    { "hang", 0, 2 },       /* reads do not return */
     { "heal", 0, 3 },
 };
 
@@ -74,14 +78,15 @@ typedef struct Run {
     uint64_t called[CPUS_MAX];      /* calls asked of each vCPU */
     uint64_t begin[CPUS_MAX];       /* its results before this input */
     uint64_t seen[CPUS_MAX];        /* its results that were checked */
-    int last[CPUS_MAX];             /* where its last value came from */
-    int first, end;                 /* what of the source was delivered */
+    int last[CPUS_MAX][STREAMS];    /* where its last value came from */
+    int first, end;                 /* what of the first stream was delivered */
     int delivered;
 } Run;
 
 __attribute__((used, section("__libfuzzer_extra_counters")))
 static uint8_t counters[EDGES_MAX];
 static uint8_t *qemus_counters;
+static int steps_done[VERBS];
 static char directory[4096];
 static Machine *machines[MACHINES];
 static bool tracing;
@@ -230,11 +235,14 @@ size_t LLVMFuzzerCustomCrossOver(const uint8_t *data1, size_t size1,
 /*
  * Eight bytes that @cpu got must be the source's, new, and in order. Where a
  * daemon hung up, some that it gave may have got lost, in the middle of eight.
+ * Of a word that is given many times, a device that knows nothing of its source
+ * yet lets the first through, and no more.
  */
 static void check_value(Run *r, int cpu, const uint8_t value[8])
 {
     Source *s = r->m->source;
     int at = source_find(s, value);
+    int stream = at / SOURCE_MAX;
 
     if (at < 0 && r->seams++ < s->hang_ups) {
         return;
@@ -243,17 +251,27 @@ static void check_value(Run *r, int cpu, const uint8_t value[8])
         failed(r->m, "vCPU %d got what the source did not give", cpu);
     }
     for (int i = at; i < at + 8; i++) {
+        if (s->delivered[i] && s->repeats[i] && s->twice < s->beginnings) {
+            s->twice++;
+            return;
+        }
         if (s->delivered[i]) {
             failed(r->m, "vCPU %d got byte %d, which was delivered before",
                    cpu, i);
         }
         s->delivered[i] = true;
     }
-    if (at <= r->last[cpu]) {
+    if (at <= r->last[cpu][stream]) {
         failed(r->m, "vCPU %d got byte %d after byte %d", cpu, at,
-               r->last[cpu]);
+               r->last[cpu][stream]);
     }
-    r->last[cpu] = at;
+    r->last[cpu][stream] = at;
+    if (stream) {
+        return;
+    }
+    if (at >= s->bad_end) {
+        s->bad_end = 0;
+    }
     r->first = r->delivered && r->first < at ? r->first : at;
     r->end = r->end > at + 8 ? r->end : at + 8;
     r->delivered += 8;
@@ -295,19 +313,26 @@ static void get_statistics(Machine *m)
     }
 }
 
-/* What comes now comes after all that was delivered, to whomever. */
+/* What @cpu gets now comes after all that was delivered, to whomever. */
+static void catch_up(Run *r, int cpu)
+{
+    for (int stream = 0; stream < STREAMS; stream++) {
+        for (int other = 0; other < r->m->type->cpus; other++) {
+            int at = r->last[other][stream];
+
+            if (at > r->last[cpu][stream]) {
+                r->last[cpu][stream] = at;
+            }
+        }
+    }
+}
+
 static void step_call(Run *r, int calls)
 {
-    int latest = -1;
-
-    check_results(r);
-    for (int cpu = 0; cpu < r->m->type->cpus; cpu++) {
-        latest = r->last[cpu] > latest ? r->last[cpu] : latest;
-    }
     for (int cpu = 0; cpu < r->m->type->cpus; cpu++) {
         if (guest_is_done(r->m, cpu)) {
             check_results(r);
-            r->last[cpu] = latest > r->last[cpu] ? latest : r->last[cpu];
+            catch_up(r, cpu);
             r->called[cpu] += calls;
             guest_call(r->m, cpu, calls);
             return;
@@ -315,13 +340,13 @@ static void step_call(Run *r, int calls)
     }
 }
 
-/* The device's backend is in use, and must stay; the other one may go. */
-static void step_del(Machine *m)
+/* A part of a word, and what a deleted backend has read, are lost. */
+static void step_swap(Run *r)
 {
-    if (machine_command(m, "object-del", "\"id\": \"rng0\"")) {
-        failed(m, "object-del of the backend in use succeeds");
-    }
-    machine_command(m, "object-del", "\"id\": \"other\"");
+    r->lossy = true;
+    r->m->source->beginnings++;
+    source_feed_other(r->m->source);
+    machine_use(r->m, !r->m->uses_other);
 }
 
 static void step(Run *r, const Step *step)
@@ -334,6 +359,11 @@ static void step(Run *r, const Step *step)
         break;
     case FEED:
         source_feed(m->source, step->number);
+        break;
+    case REPEAT:
+    case STUCK:
+        r->lossy = true;
+        source_feed_bad(m->source, step->number, step->verb == STUCK);
         break;
     case WAIT:
         for (int64_t end = now_ms() + step->number; now_ms() < end;) {
@@ -354,12 +384,12 @@ static void step(Run *r, const Step *step)
     case GET:
         get_statistics(m);
         break;
-    case ADD:
-        machine_command(m, "object-add", "\"qom-type\": \"rng-builtin\", "
-                        "\"id\": \"other\"");
+    case SWAP:
+        step_swap(r);
         break;
     case DEL:
-        step_del(m);
+        m->source->thief |= m->uses_other;
+        machine_delete_backend(m);
         break;
     case SAVE:
         machine_save(m);
@@ -368,6 +398,7 @@ static void step(Run *r, const Step *step)
     case MOVE:
         if (m->type->cpus == 1) {
             r->lossy = true;
+            m->source->beginnings++;
             machine_move(m);
         }
         break;
@@ -378,6 +409,12 @@ static void step(Run *r, const Step *step)
     case FAIL:
         r->lossy |= m->type->egd;
         source_fail(m->source);
+        break;
+    case SLOW:
+        source_slow(m->source, step->number);
+        break;
+    case HANG:
+        source_hang(m->source);
         break;
     case HEAL:
         source_heal(m->source);
@@ -403,10 +440,14 @@ static void settle(Run *r)
     int64_t patience = patience_begin();
 
     source_heal(r->m->source);
+    if (r->m->uses_other) {
+        machine_use(r->m, false);
+    }
     machine_command(r->m, "cont", "");
     while (!all_done(r->m)) {
         if (source_unread(r->m->source) < 8) {
-            source_feed(r->m->source, 64);
+            /* After bad bytes, a lot of good ones are thrown away as well. */
+            source_feed(r->m->source, r->m->source->bad_end ? 4096 : 64);
         }
         source_serve(r->m->source);
         if (patience_is_over(patience)) {
@@ -447,7 +488,7 @@ static Machine *get_machine(int number)
 {
     char path[sizeof(directory) + 32];
 
-    if (machines[number] && machines[number]->source->given > SOURCE_MAX / 2) {
+    if (machines[number] && source_is_low(machines[number]->source)) {
         machine_end(machines[number]);
         machines[number] = NULL;
     }
@@ -464,16 +505,18 @@ static Machine *get_machine(int number)
 static Run begin(int number)
 {
     Run r = { .m = get_machine(number) };
-    int hang_ups = r.m->source->hang_ups > 0;
+    Source *source = r.m->source;
 
     memset(qemus_counters, 0, EDGES_MAX);
-    r.m->source->credit = 0;
-    r.m->source->hang_ups = hang_ups;
+    source->credit = 0;
+    source->hang_ups = source->hang_ups > 0;
+    r.lossy = source->bad_end || source->thief;
+    source->thief = false;
     machine_reset(r.m);
     r.answered = machine_property(r.m, "calls");
     for (int cpu = 0; cpu < r.m->type->cpus; cpu++) {
         r.begin[cpu] = r.seen[cpu] = guest_results(r.m, cpu);
-        r.last[cpu] = -1;
+        r.last[cpu][0] = r.last[cpu][1] = -1;
     }
     return r;
 }
@@ -496,6 +539,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             fputs(text, stderr);
         }
         step(&r, &p.steps[i]);
+        steps_done[p.steps[i].verb]++;
     }
     settle(&r);
     check_results(&r);
@@ -508,6 +552,9 @@ static void end_all(void)
 {
     char path[sizeof(directory) + 32];
 
+    for (int i = 0; i < VERBS; i++) {
+        fprintf(stderr, "%s: %d\n", verbs[i].name, steps_done[i]);
+    }
     for (int i = 0; i < MACHINES; i++) {
         if (machines[i]) {
             machine_end(machines[i]);

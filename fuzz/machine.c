@@ -153,7 +153,7 @@ static void child(Machine *m, int qmp, bool incoming)
     dup2(fd, STDERR_FILENO);
     fcntl(qmp, F_SETFD, 0);
     setenv("FAILING_FILE", path, 1);
-    setenv("FAILING_CONTROL", m->source->failure_path, 1);
+    setenv("FAILING_CONTROL", m->source->control_path, 1);
     if (!t->egd) {
         setenv("LD_PRELOAD", getenv("FUZZ_PRELOAD"), 1);
     }
@@ -345,6 +345,52 @@ void machine_end(Machine *m)
     free(m);
 }
 
+static const char *backend_id(bool other)
+{
+    return other ? "other" : "rng0";
+}
+
+void machine_add_backend(Machine *m, bool other)
+{
+    char arguments[512];
+
+    snprintf(arguments, sizeof(arguments), "\"id\": \"%s\", %s%s\"",
+             backend_id(other), m->type->egd && !other ?
+             "\"qom-type\": \"rng-egd\", \"chardev\": \"" :
+             "\"qom-type\": \"rng-random\", \"filename\": \"",
+             other ? m->source->other_path :
+             m->type->egd ? "egd" : m->source->path);
+    machine_command(m, "object-add", arguments);
+}
+
+void machine_use(Machine *m, bool other)
+{
+    char arguments[256];
+
+    machine_add_backend(m, other);
+    snprintf(arguments, sizeof(arguments), "\"path\": "
+             "\"/machine/peripheral/hrandom\", \"property\": \"rng\", "
+             "\"value\": \"%s\"", backend_id(other));
+    if (!machine_command(m, "qom-set", arguments)) {
+        failed(m, "the source cannot be replaced");
+    }
+    m->uses_other = other;
+}
+
+void machine_delete_backend(Machine *m)
+{
+    for (int other = 0; other < 2; other++) {
+        char arguments[64];
+
+        snprintf(arguments, sizeof(arguments), "\"id\": \"%s\"",
+                 backend_id(other));
+        if (machine_command(m, "object-del", arguments) &&
+            other == m->uses_other) {
+            failed(m, "object-del of the backend in use succeeds");
+        }
+    }
+}
+
 void machine_reset(Machine *m)
 {
     int64_t patience = patience_begin();
@@ -404,6 +450,7 @@ void machine_move(Machine *m)
 
     machine_save(m);
     kill_process(m);
+    m->uses_other = false;
     launch(m, true);
     if (asprintf(&uri, "\"uri\": \"file:%s\"", state) < 0) {
         abort();

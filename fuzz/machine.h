@@ -47,6 +47,7 @@ typedef struct Machine {
     int received_len;
     const char *asked;      /* the command that was sent last */
     bool reset_seen;
+    bool uses_other;        /* the device draws from the other backend */
 } Machine;
 
 /* Says what is wrong, shows QEMU's messages, and ends the process. */
@@ -68,6 +69,15 @@ bool machine_command(Machine *m, const char *command, const char *arguments);
 
 /* The value of an integer property of the device */
 int64_t machine_property(Machine *m, const char *name);
+
+/* Make a backend that is not there: the device's first, or the other one. */
+void machine_add_backend(Machine *m, bool other);
+
+/* Have the device draw from the other backend, or from its first one again. */
+void machine_use(Machine *m, bool other);
+
+/* Delete the backend that is not in use. The one that is must stay. */
+void machine_delete_backend(Machine *m);
 
 void machine_reset(Machine *m);
 

@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,10 @@
 #include <unistd.h>
 #include "source.h"
 
+/* Of struct Control in checks/failing-read.c */
+#define CONTROL_SIZE (24 * sizeof(int))
+enum { ERROR, CALLS, CHUNK, CHUNK_US, CHUNKS_MOST };
+
 static void check(bool ok, const char *what)
 {
     if (!ok) {
@@ -26,10 +31,13 @@ static void check(bool ok, const char *what)
     }
 }
 
+/* How many words the second stream is given at a time */
+#define OTHER_WORDS 256
+
 /* The output of splitmix64: no eight bytes of it come twice. */
 static void fill(uint8_t *stream)
 {
-    for (uint64_t i = 0; i < SOURCE_MAX / 8; i++) {
+    for (uint64_t i = 0; i < STREAMS * SOURCE_MAX / 8; i++) {
         uint64_t z = (i + 1) * 0x9e3779b97f4a7c15;
 
         z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
@@ -39,11 +47,18 @@ static void fill(uint8_t *stream)
     }
 }
 
-static void fifo_open(Source *s)
+static int fifo_open(const char *path)
+{
+    int fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+
+    check(fd >= 0, path);
+    return fd;
+}
+
+static void fifo_come_back(Source *s)
 {
     if (s->fd < 0) {
-        s->fd = open(s->path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
-        check(s->fd >= 0, s->path);
+        s->fd = fifo_open(s->path);
     }
 }
 
@@ -84,14 +99,17 @@ Source *source_new(const char *directory, bool egd)
     s->fd = s->listener = -1;
     memset(s->connection, -1, sizeof(s->connection));
     check(asprintf(&s->path, "%s/source", directory) > 0, "asprintf");
-    check(asprintf(&s->failure_path, "%s/failure", directory) > 0, "asprintf");
-    fd = open(s->failure_path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    check(fd >= 0 && ftruncate(fd, 2 * sizeof(int)) == 0, s->failure_path);
-    s->failure = mmap(NULL, 2 * sizeof(int), PROT_READ | PROT_WRITE,
+    check(asprintf(&s->other_path, "%s/other", directory) > 0, "asprintf");
+    check(asprintf(&s->control_path, "%s/control", directory) > 0, "asprintf");
+    fd = open(s->control_path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    check(fd >= 0 && ftruncate(fd, CONTROL_SIZE) == 0, s->control_path);
+    s->control = mmap(NULL, CONTROL_SIZE, PROT_READ | PROT_WRITE,
                       MAP_SHARED, fd, 0);
-    check(s->failure != MAP_FAILED, "mmap");
+    check(s->control != MAP_FAILED, "mmap");
     close(fd);
     check(egd || mkfifo(s->path, 0600) == 0, s->path);
+    check(mkfifo(s->other_path, 0600) == 0, s->other_path);
+    s->other_fd = fifo_open(s->other_path);
     source_heal(s);
     return s;
 }
@@ -102,9 +120,12 @@ void source_free(Source *s)
     if (!s->egd) {
         unlink(s->path);
     }
-    unlink(s->failure_path);
-    munmap((void *)s->failure, 2 * sizeof(int));
-    free(s->failure_path);
+    close(s->other_fd);
+    unlink(s->other_path);
+    free(s->other_path);
+    unlink(s->control_path);
+    munmap((void *)s->control, CONTROL_SIZE);
+    free(s->control_path);
     free(s->path);
     free(s);
 }
@@ -166,10 +187,49 @@ void source_feed(Source *s, int size)
         return;
     }
 
-    fifo_open(s);
+    fifo_come_back(s);
     size = size < SOURCE_MAX - s->given ? size : SOURCE_MAX - s->given;
     size = write(s->fd, s->stream + s->given, size);
     s->given += size > 0 ? size : 0;
+}
+
+void source_feed_bad(Source *s, int words, bool stuck)
+{
+    int start = s->given + (s->egd ? s->credit : 0);
+    int room = (SOURCE_MAX - start) / 8;
+    uint8_t *first = s->stream + start;
+
+    words = words < room ? words : room;
+    for (int i = 1; i < words; i++) {
+        memcpy(first + i * 8, first, stuck ? 1 : 8);
+    }
+    if (!stuck && words > 0) {
+        memset(s->repeats + start, true, words * 8);
+    }
+    s->bad_end = start + words * 8;
+    source_feed(s, words * 8);
+}
+
+void source_feed_other(Source *s)
+{
+    int size = OTHER_WORDS * 8;
+    int room = SOURCE_MAX - s->other_given;
+
+    size = size < room ? size : room;
+    size = write(s->other_fd, s->stream + SOURCE_MAX + s->other_given, size);
+    s->other_given += size > 0 ? size : 0;
+}
+
+void source_slow(Source *s, int ms)
+{
+    s->control[CHUNKS_MOST] = INT_MAX;
+    s->control[CHUNK_US] = ms * 1000;
+    s->control[CHUNK] = INT_MAX;
+}
+
+void source_hang(Source *s)
+{
+    s->control[ERROR] = -1;
 }
 
 void source_end(Source *s)
@@ -192,18 +252,19 @@ void source_fail(Source *s)
     if (s->egd) {
         egd_hang_up(s);
     } else {
-        s->failure[0] = EIO;
+        s->control[ERROR] = EIO;
     }
 }
 
 void source_heal(Source *s)
 {
-    s->failure[0] = 0;
+    s->control[ERROR] = 0;
+    s->control[CHUNK] = 0;
     if (s->egd) {
         egd_listen(s);
         source_serve(s);
     } else {
-        fifo_open(s);
+        fifo_come_back(s);
     }
 }
 
@@ -221,9 +282,17 @@ int source_unread(Source *s)
     return size;
 }
 
+bool source_is_low(Source *s)
+{
+    return s->given > SOURCE_MAX / 2 || s->other_given > SOURCE_MAX / 2;
+}
+
 int source_find(Source *s, const uint8_t value[8])
 {
     uint8_t *found = memmem(s->stream, s->given, value, 8);
 
+    if (!found) {
+        found = memmem(s->stream + SOURCE_MAX, s->other_given, value, 8);
+    }
     return found ? found - s->stream : -1;
 }
