@@ -1,9 +1,8 @@
 /*
- * Preloaded into QEMU: counts what it reads of one file, and makes that fail
+ * Preloaded into a program: has its reads of one file fail, or take long
  *
- * FAILING_FILE names the file. FAILING_CONTROL names another one, of two ints
- * that the test shares: the errno to fail with, 0 to have the file read, and
- * the number of calls so far.
+ * FAILING_FILE names the file. FAILING_CONTROL names another one, which the
+ * test shares: a struct Control, of which what is not there is 0.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -15,10 +14,38 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
+#define READERS 16
+
+/**
+ * struct Control - what the test wants, and what it gets
+ * @error: the errno to fail with; 0: the file is read; -1: no read returns
+ * @calls: the number of reads so far
+ * @chunk: the source makes as many bytes at a time; 0: any number at once
+ * @chunk_us: how many microseconds it takes for each chunk, even for a part
+ * @chunks_most: it does not make more chunks than that: a read for which it has
+ *               to does not return. Counts only if @chunk is set
+ * @chunks: the number of chunks so far
+ * @bytes: the number of bytes so far
+ * @ended: the number of reads that have returned
+ * @readers: the ids of the first threads that have read; 0: free
+ */
+typedef struct Control {
+    int error;
+    int calls;
+    int chunk;
+    int chunk_us;
+    int chunks_most;
+    int chunks;
+    int bytes;
+    int ended;
+    int readers[READERS];
+} Control;
+
 static struct stat file;
-static volatile int *control;
+static volatile Control *control;
 static ssize_t (*real_read)(int, void *, size_t);
 
 __attribute__((constructor)) static void start(void)
@@ -26,7 +53,8 @@ __attribute__((constructor)) static void start(void)
     int fd = open(getenv("FAILING_CONTROL"), O_RDWR);
 
     real_read = dlsym(RTLD_NEXT, "read");
-    control = mmap(NULL, 2 * sizeof(*control), PROT_READ | PROT_WRITE,
+    /* The file may be shorter: the rest of its page is zero. */
+    control = mmap(NULL, sizeof(*control), PROT_READ | PROT_WRITE,
                    MAP_SHARED, fd, 0);
     if (stat(getenv("FAILING_FILE"), &file) < 0 || control == MAP_FAILED) {
         abort();
@@ -34,17 +62,70 @@ __attribute__((constructor)) static void start(void)
     close(fd);
 }
 
+static void count(volatile int *counter, int n)
+{
+    __atomic_add_fetch(counter, n, __ATOMIC_SEQ_CST);
+}
+
+static void sleep_us(int us)
+{
+    struct timespec time = { us / 1000000, us % 1000000 * 1000 };
+
+    while (nanosleep(&time, &time) < 0) {
+    }
+}
+
+static void note_reader(void)
+{
+    int tid = gettid();
+
+    for (int i = 0; i < READERS; i++) {
+        int expected = 0;
+
+        if (__atomic_compare_exchange_n(&control->readers[i], &expected, tid, 0,
+                                        __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST) ||
+            expected == tid) {
+            return;
+        }
+    }
+}
+
+static void make(size_t size)
+{
+    int chunk = control->chunk;
+
+    for (size_t i = 0; chunk && i < size; i += chunk) {
+        sleep_us(control->chunk_us);
+        while (control->chunks >= control->chunks_most) {
+            sleep_us(1000);
+        }
+        count(&control->chunks, 1);
+    }
+}
+
 ssize_t read(int fd, void *buf, size_t size)
 {
     struct stat st;
+    ssize_t len;
 
-    if (control && fstat(fd, &st) == 0 &&
-        st.st_dev == file.st_dev && st.st_ino == file.st_ino) {
-        __atomic_add_fetch(&control[1], 1, __ATOMIC_SEQ_CST);
-        if (control[0]) {
-            errno = control[0];
-            return -1;
-        }
+    if (!control || fstat(fd, &st) < 0 ||
+        st.st_dev != file.st_dev || st.st_ino != file.st_ino) {
+        return real_read(fd, buf, size);
     }
-    return real_read(fd, buf, size);
+
+    count(&control->calls, 1);
+    note_reader();
+    while (control->error < 0) {
+        sleep_us(1000);
+    }
+    if (control->error) {
+        errno = control->error;
+        len = -1;
+    } else {
+        make(size);
+        len = real_read(fd, buf, size);
+        count(&control->bytes, len > 0 ? len : 0);
+    }
+    count(&control->ended, 1);
+    return len;
 }

@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Sources that are slow: the machine never stops for a read."""
+
+import random
+import statistics
+import time
+
+import pytest
+
+from bare_metal import (DONE, GO, HANG, H_HARDWARE, H_NOBODYS, H_SUCCESS, TIME,
+                        TB_HZ, add_disk, hmp, statistic, until, within)
+from linux_guest import JOB, Guest, linux_args
+from slow_source import SlowSource, build, latencies
+from test_speed import best_run
+
+ENDLESS = 1 << 40
+
+# Bytes of a chunk, and its milliseconds
+SLOW = {'10ms-64': (64, 10), '20ms-32': (32, 20), '500ms-32': (32, 500)}
+
+
+def sources(*names):
+    return pytest.mark.parametrize('which', [SLOW[name] for name in names],
+                                   ids=names)
+
+
+# How many chunks come before the read that never returns
+never_returns = pytest.mark.parametrize('most', [0, 20], ids=['first', 'later'])
+
+
+@pytest.fixture(scope='session')
+def library(tmp_path_factory):
+    return build(tmp_path_factory.mktemp('slow-read'))
+
+
+@pytest.fixture
+def source(library, tmp_path):
+    """A function that makes such a source."""
+    def make(which, **kwargs):
+        return SlowSource(tmp_path, library, *which, **kwargs)
+    return make
+
+
+@pytest.fixture
+def start(guest):
+    """A function that starts the guest on it."""
+    def make(slow, *args, device='', **kwargs):
+        return guest(slow.backend, *args, wrapper=slow.wrapper,
+                     device=f',id=d{device}', **kwargs)
+    return make
+
+
+def calls_all_the_time(vm):
+    """The guest does, and goes on with it after a reset."""
+    vm.call(ENDLESS, cpus=[0], record=False)
+
+
+def assert_reads_aside(vm, slow):
+    """
+    No thread has read in which a read would stop the machine.
+
+    This holds however busy the host is. The threads of the vCPUs and the main
+    one, which has the process's id, are those that take QEMU's big lock.
+    """
+    threads = {cpu['thread-id'] for cpu in vm.cmd('query-cpus-fast')}
+    assert slow.readers()
+    assert not slow.readers() & {vm.get_pid(), *threads}
+
+
+def until_it_hangs(slow):
+    """A read is on, and no chunk comes any more."""
+    until(lambda: slow.is_read)
+    chunks = -1
+    while chunks < slow.chunks:
+        chunks = slow.chunks
+        time.sleep(0.3)
+    assert slow.is_read
+
+
+def answers_soon(vm, capsys, name):
+    """The monitor does: the worst of some answers, at its best."""
+    def run():
+        times = latencies(vm, 80)
+        with capsys.disabled():
+            print(f'\n{name}: monitor, median '
+                  f'{statistics.median(times) * 1e3:.2f} ms, worst '
+                  f'{times[-1] * 1e3:.2f} ms', end=' ')
+        return 1 / times[-1]
+
+    assert best_run(run, 1 / 0.05) >= 1 / 0.05
+
+
+@sources(*SLOW)
+def test_monitor(source, start, capsys, which):
+    """
+    The monitor answers while the guest asks for more than there is.
+
+    If a read kept QEMU's big lock, an answer would take as long as one.
+    """
+    slow = source(which)
+    vm = start(slow)
+    calls_all_the_time(vm)
+    until(lambda: slow.is_read)
+    answers_soon(vm.vm, capsys, f'{which[0]} bytes each {which[1]} ms')
+    assert_reads_aside(vm.vm, slow)
+    vm.quit()
+
+
+@never_returns
+def test_monitor_while_a_read_hangs(source, start, capsys, most):
+    slow = source((32, 1), most=most)
+    vm = start(slow, device=',timeout=0')
+    calls_all_the_time(vm)
+    until_it_hangs(slow)
+    answers_soon(vm.vm, capsys, 'a read that does not return')
+    assert_reads_aside(vm.vm, slow)
+    vm.quit()
+
+
+def do_commands(vm, directory):
+    """All that has vCPUs stop, and the devices' state read."""
+    add_disk(vm.vm, directory)
+    with within(HANG):
+        vm.vm.cmd('stop')
+    with within(HANG):
+        vm.vm.cmd('cont')
+    with within(HANG):
+        vm.vm.cmd('system_reset')
+        vm.vm.event_wait('RESET')
+    with within(HANG):
+        hmp(vm.vm, 'savevm saved')
+    with within(HANG):
+        hmp(vm.vm, 'loadvm saved')
+    with within(HANG):
+        vm.save(directory / 'state')
+    with within(HANG):
+        vm.vm.cmd('cont')
+
+
+@sources(*SLOW)
+def test_commands(source, start, tmp_path, which):
+    """Each is carried out, and the guest gets its words afterwards."""
+    slow = source(which)
+    vm = start(slow)
+    calls_all_the_time(vm)
+    until(lambda: slow.is_read)
+    do_commands(vm, tmp_path)
+    before = statistic(vm, 'bytes')
+    until(lambda: statistic(vm, 'bytes') >= before + 100)
+    assert_reads_aside(vm.vm, slow)
+    vm.quit()
+
+
+@never_returns
+def test_commands_while_a_read_hangs(source, start, tmp_path, most):
+    """Each is carried out; quit does not wait for the read either."""
+    slow = source((32, 1), most=most)
+    vm = start(slow, device=',timeout=0')
+    calls_all_the_time(vm)
+    until_it_hangs(slow)
+    before = statistic(vm, 'bytes')
+    do_commands(vm, tmp_path)
+    assert slow.is_read and slow.chunks == most
+    assert statistic(vm, 'bytes') == before
+    assert_reads_aside(vm.vm, slow)
+    vm.quit()
+
+
+def test_heals(source, start):
+    """When the read returns after all, the call gets what it read."""
+    slow = source((32, 1), most=0)
+    vm = start(slow, device=',timeout=0')
+    vm.call()
+    until_it_hangs(slow)
+    assert not vm.done(0)
+    slow.heal()
+    vm.finish()
+    assert vm.values() == [int.from_bytes(slow.path.read_bytes()[:8], 'big')]
+    vm.quit()
+
+
+@never_returns
+def test_timeout(source, start, capsys, most):
+    """A call fails in time although the read has not returned."""
+    slow = source((32, 1), most=most)
+    vm = start(slow, device=',timeout=1000')
+    calls_all_the_time(vm)
+    until_it_hangs(slow)
+
+    def seconds_to_fail():
+        vm.set(0, GO, vm.get(0, DONE))  # no more of those
+        vm.vm.cmd('system_reset')       # forgets that the source is dry
+        vm.vm.event_wait('RESET')
+        before = statistic(vm, 'timeouts')
+        vm.call()
+        vm.finish()
+        assert [status for status, _ in vm.results()] == [H_HARDWARE]
+        assert statistic(vm, 'timeouts') == before + 1
+        with capsys.disabled():
+            print(f'\na call of timeout=1000 took {vm.seconds():.3f} s',
+                  end=' ')
+        assert vm.seconds() >= 0.8
+        return vm.seconds()
+
+    # A busy host can stretch a time, but not each of some.
+    until(lambda: seconds_to_fail() <= 1.2)
+    vm.quit()
+
+
+def test_slower_than_a_call_may_wait(source, start):
+    """Some calls fail, those that find bytes succeed, and no one hangs."""
+    slow = source((32, 500))
+    vm = start(slow, device=',timeout=100')
+    calls_all_the_time(vm)
+    until(lambda: statistic(vm, 'bytes') >= 64)
+    timeouts = statistic(vm, 'timeouts')
+    assert timeouts > 0
+    assert statistic(vm, 'calls') == timeouts + statistic(vm, 'bytes') // 8 or \
+        statistic(vm, 'timeouts') > timeouts
+    vm.quit()
+
+
+def test_slow_but_in_time(source, start, capsys):
+    """A chunk each half second is enough for calls that may wait for one."""
+    slow = source((32, 500))
+    vm = start(slow, device=',timeout=1000')
+
+    def all_succeed():
+        before = statistic(vm, 'timeouts')
+        vm.call(12, record=TIME)
+        vm.finish()
+        longest = max(vm.durations()) / TB_HZ
+        with capsys.disabled():
+            print(f'\nthe longest call took {longest:.3f} s', end=' ')
+        return statistic(vm, 'timeouts') == before and longest <= 1.2
+
+    until(all_succeed)
+    vm.quit()
+
+
+@sources(*SLOW)
+def test_other_vcpu(source, start, capsys, which):
+    """It goes on as if nobody called."""
+    slow = source(which)
+    vm = start(slow, cpus=2, device=',timeout=0')
+
+    def run():
+        vm.call(500000, H_NOBODYS, [1], record=False)
+        until(lambda: vm.done(1))
+        return vm.seconds([1])
+
+    def ratio():
+        """Both of the same moment, as the machine may be busy now and then."""
+        alone = min(run() for _ in range(4))
+        calls_all_the_time(vm)
+        until(lambda: slow.is_read)
+        beside = min(run() for _ in range(4))
+        assert not vm.done(0)
+        vm.set(0, GO, vm.get(0, DONE))
+        vm.vm.cmd('system_reset')
+        vm.vm.event_wait('RESET')
+        with capsys.disabled():
+            print(f'\nanother vCPU keeps {alone / beside:.2f}', end=' ')
+        return alone / beside
+
+    assert best_run(ratio, 0.9) >= 0.9
+
+
+@sources('10ms-64', '20ms-32')
+def test_rate(source, start, capsys, which):
+    """The guest gets what the source gives, or nearly."""
+    slow = source(which)
+    vm = start(slow, device=',timeout=0')
+    chunk, ms = which
+    words = chunk // 8 * 1000 // ms
+
+    def run():
+        before = slow.given
+        vm.call(words)
+        vm.finish()
+        # What was there before does not count.
+        ours = min(8 * words, slow.given - before) / vm.seconds()
+        plain = slow.plain_rate(8 * words)
+        with capsys.disabled():
+            print(f'\n{ours:.0f} bytes/s, a plain reader {plain:.0f}, '
+                  f'ratio {ours / plain:.2f}', end=' ')
+        return ours / plain
+
+    run()   # learns the size of a chunk
+    assert best_run(run, 0.9) >= 0.9
+    vm.quit()
+
+
+@sources('10ms-64', '20ms-32')
+def test_learns(source, start, capsys, which):
+    """
+    From its first call on, a guest that wants much wastes hardly a chunk.
+
+    A read of a part of a chunk takes as long as one of all of it. If such reads
+    were made again and again, four times as many chunks would be used up.
+    """
+    slow = source(which)
+    chunk, ms = which
+
+    def run():
+        before = slow.chunks, slow.given
+        vm = start(slow, device=',timeout=0')
+        vm.call(chunk // 8 * 2000 // ms)
+        vm.finish()
+        vm.quit()
+        chunks, given = slow.chunks - before[0], slow.given - before[1]
+        with capsys.disabled():
+            print(f'\n{chunks} chunks for {given} bytes', end=' ')
+        return given / chunk / chunks
+
+    # Reads that a busy host stretches look as if the source had changed.
+    assert best_run(run, 0.8) >= 0.8
+
+
+@sources('10ms-64', '20ms-32')
+def test_single_call(source, start, which):
+    """
+    A call's word comes with the chunk that is on or the next one.
+
+    Only as many are allowed: the call could not end if it needed one more.
+    """
+    slow = source(which, most=2)
+    vm = start(slow, device=',timeout=0')
+    vm.call()
+    vm.finish()
+    slow.heal()
+    vm.call(400)
+    vm.finish()
+
+    chance = random.Random(1)
+    for _ in range(100):
+        slow.allow(2)
+        vm.call()
+        vm.finish()
+        assert vm.results()[-1][0] == H_SUCCESS
+        if chance.random() < 0.3:
+            slow.heal()
+            time.sleep(chance.random() * 0.05)
+    vm.quit()
+
+
+def test_single_bytes(guest, fifo):
+    """A pipe that gets a byte at a time: one call takes a word, no more."""
+    vm = guest(fifo.backend, device=',timeout=0')
+    vm.call()
+    for i in range(1, 9):
+        assert not vm.done(0)
+        fifo.write(bytes([i]))
+        until(lambda: fifo.unread() == 0)
+    vm.finish()
+    assert vm.values() == [0x0102030405060708]
+    fifo.write(bytes(1))
+    time.sleep(0.3)
+    assert fifo.unread() == 1
+
+
+# Linux takes the first bytes for itself, and modprobe may wait for them.
+CURRENT = '/sys/class/misc/hw_random/rng_current'
+VIRTIO = ('modprobe virtio_pci; modprobe virtio-rng & '
+          f'until grep -q virtio_rng {CURRENT}; do sleep 0.1; done')
+
+
+def test_linux(source, top, tmp_path, pseries, capsys):
+    """The same of virtio-rng and Linux, which always has a request."""
+    slow = source((64, 10))
+    guest = Guest(pseries(
+        *linux_args(top, '6.1', tmp_path, JOB), '-device',
+        'virtio-rng-pci,rng=rng0', '-object', f'{slow.backend},id=rng0',
+        wrapper=slow.wrapper))
+    assert guest.run(VIRTIO) == ([], 0)
+    guest.type('dd if=/dev/hwrng of=/dev/null bs=512')
+    until(lambda: slow.is_read)
+
+    def run():
+        begin, before = time.monotonic(), slow.given
+        time.sleep(1)
+        ours = (slow.given - before) / (time.monotonic() - begin)
+        plain = slow.plain_rate(6400)
+        with capsys.disabled():
+            print(f'\nLinux: {ours:.0f} bytes/s, a plain reader {plain:.0f}, '
+                  f'ratio {ours / plain:.2f}', end=' ')
+        return ours / plain
+
+    assert best_run(run, 0.9) >= 0.9
+    answers_soon(guest.vm, capsys, 'Linux, 64 bytes each 10 ms')
+    slow.allow(1)
+    until_it_hangs(slow)
+    answers_soon(guest.vm, capsys, 'Linux, a read that does not return')
+    for command in ['stop', 'cont', 'system_reset']:
+        with within(HANG):
+            guest.vm.cmd(command)
+    assert slow.is_read
+    assert_reads_aside(guest.vm, slow)
+    with within(HANG):
+        guest.quit()
