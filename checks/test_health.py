@@ -1,0 +1,404 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Sources that give bytes which are not random: the guest gets none of them."""
+
+import itertools
+import math
+import random
+import re
+import threading
+import time
+from fractions import Fraction
+
+import pytest
+
+from bare_metal import (HANG, H_HARDWARE, add_disk, hmp, source_bytes,
+                        statistic, until, within, word)
+from conftest import TOP
+from egd import EgdDaemon
+from test_replay import run
+from test_waiting import ways
+
+WINDOW, CUTOFF = 512, 27
+THROWN_AWAY = 'all bytes are thrown away until 512 words are good'
+TWICE = 'the same word came twice in a row'
+WELL = "'rng0' gives random data again"
+WAIT = ',id=d,timeout=0'
+
+
+def stuck(bit):
+    """Good words, but for that bit."""
+    rng = random.Random(bit)
+    return [rng.getrandbits(64) | 1 << bit for _ in range(4096)]
+
+
+def words_of(data):
+    return [int.from_bytes(data[i:i + 8], 'big')
+            for i in range(0, len(data) - 7, 8)]
+
+
+def bytes_of(words):
+    return b''.join(word.to_bytes(8, 'big') for word in words)
+
+
+BAD = {
+    'zeros': [0],
+    'constant': [word(7)],
+    'two-words': [word(7), word(8)],
+    'text': words_of((TOP / 'COPYING').read_bytes()[2000:16000]),
+    'stuck-bit-3': stuck(3),
+    'stuck-bit-40': stuck(40),
+}
+
+
+def verdict(words):
+    """
+    How many words of a source, which are said again and again, come before
+    the one that a test must find bad, and what is to be said of it.
+
+    This is what the tests shall do, word by word.
+    """
+    source = itertools.cycle(words)
+    last = count = 0
+    while True:
+        window = []
+        for value in itertools.islice(source, WINDOW):
+            window.append(value)
+            ends = [value & 0xff for value in window]
+            if value == last:
+                return count, TWICE
+            if ends.count(ends[0]) >= CUTOFF:
+                return count, \
+                    rf'\d+ of \d+ words end in 0x{ends[0]:02x}'
+            last = value
+            count += 1
+        for bit in range(64):
+            if len({value >> bit & 1 for value in window}) == 1:
+                return count - 1, f'bit {bit} was the same in 512 words'
+
+
+class Stream:
+    """Endless bytes: bad words again and again; word(0) and so on if healed."""
+
+    def __init__(self, bad):
+        self._bad = itertools.cycle(bad)
+        self._good = itertools.count()
+        self._healed = False
+        self._ahead = b''
+
+    def heal(self):
+        self._healed = True
+
+    def read(self, size):
+        """Called by one thread; words stay whole."""
+        while len(self._ahead) < size:
+            self._ahead += bytes_of(
+                [word(next(self._good)) if self._healed else next(self._bad)])
+        data, self._ahead = self._ahead[:size], self._ahead[size:]
+        return data
+
+
+@pytest.fixture
+def feed(fifo):
+    """A function that has the FIFO give what a stream gives."""
+    end = threading.Event()
+    threads = []
+
+    def fill(stream, piece):
+        while not end.wait(0.002):
+            while fifo.unread() < 16384 and not end.is_set():
+                fifo.write(stream.read(piece))
+
+    def start(stream, piece=4096):
+        threads.append(threading.Thread(target=fill, args=(stream, piece)))
+        threads[0].start()
+
+    yield start
+    end.set()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.fixture
+def start(guest, fifo, feed, tmp_path):
+    """A function that starts a guest on a stream, which comes in some way."""
+    daemons = []
+
+    def make(how, stream, *args, device=WAIT, **kwargs):
+        if how.startswith('fifo'):
+            feed(stream, 1 if how.endswith('bytes') else 4096)
+            return guest(fifo.backend, *args, device=device, **kwargs)
+        daemons.append(EgdDaemon(tmp_path / 'egd'))
+        daemons[0].random = stream.read
+        daemons[0].single_bytes = how.endswith('bytes')
+        daemons[0].start()
+        return guest('rng-egd,chardev=egd', '-chardev',
+                     f'socket,id=egd,path={daemons[0].path}', *args,
+                     device=device, **kwargs)
+
+    yield make
+    for daemon in daemons:
+        daemon.stop()
+
+
+def until_failed(vm):
+    """Wait until a test has failed; from then on, no call gets a word."""
+    until(lambda: THROWN_AWAY in vm.log())
+    count = vm.count()
+    assert vm.calls_wait() and vm.count() == count
+
+
+def bad_reads(vm):
+    """How many times bad bytes were read, in a run with that event traced."""
+    return vm.log().count('\nspapr_rng_bad ')
+
+
+def reads_now_and_then(vm):
+    """The source is tried again, but not as fast as that can be done."""
+    start, before = time.monotonic(), bad_reads(vm)
+    until(lambda: bad_reads(vm) > before + 20)
+    # 50 a second. The longer this sleeps, the fewer there are.
+    assert bad_reads(vm) - before < 150 * (time.monotonic() - start)
+
+
+def check_message(message, what):
+    assert re.fullmatch(f"rng-[a-z]+ 'rng0': {what}; {THROWN_AWAY}", message)
+
+
+def check_recovery(vm, first):
+    """All the guest has got since, but for `first` words, are good ones."""
+    values = sorted(value for cpu in range(vm.cpus)
+                    for value in vm.values(cpu)[first:])
+    number = {word(i): i for i in range(20000)}
+    numbers = sorted(number[value] for value in values)
+    assert numbers == list(range(numbers[0], numbers[-1] + 1))
+    return numbers[0]
+
+
+@pytest.mark.parametrize('kind, how', [
+    *itertools.product(BAD, ['fifo', 'egd']), ('zeros', 'fifo-bytes'),
+    ('text', 'egd-bytes'), ('stuck-bit-40', 'fifo-small')])
+def test_bad_source(start, kind, how):
+    """
+    The guest gets what comes before a test can notice, then good words only.
+
+    With a small pool, the last words of a window often come together with the
+    first ones of the next.
+    """
+    stream = Stream(BAD[kind])
+    most, what = verdict(BAD[kind])
+    pool = ',pool-size=64' if how.endswith('small') else ''
+    vm = start(how, stream, '-trace', 'spapr_rng_bad', device=WAIT + pool)
+    vm.call(1500)
+    until_failed(vm)
+    given = vm.values()
+    assert given == list(itertools.islice(itertools.cycle(BAD[kind]),
+                                          len(given)))
+    assert len(given) <= most
+    reads_now_and_then(vm)
+    message, = vm.reports()
+    check_message(message, what)
+
+    stream.heal()
+    vm.finish()
+    assert vm.values()[:len(given)] == given
+    begin = check_recovery(vm, len(given))
+    if kind in ('zeros', 'constant'):
+        # No window with one of these is good. What comes with the last bad
+        # word, and with the last one of the window, is thrown away, too.
+        assert WINDOW <= begin < 3 * WINDOW
+    assert vm.reports()[1].endswith(WELL) and len(vm.reports()) == 2
+
+
+def test_dev_zero(guest):
+    """Not one word; calls wait, then fail at once, and the user is told."""
+    vm = guest('rng-random,filename=/dev/zero', '-trace', 'spapr_rng_bad',
+               device=',id=d,timeout=300')
+    vm.call()
+    vm.finish()
+    assert vm.seconds() >= 0.3
+    vm.call(1000)
+    vm.finish()
+    assert [status for status, _ in vm.results()] == [H_HARDWARE] * 1001
+    assert statistic(vm, 'waits') < 5 and statistic(vm, 'bytes') == 0
+    assert vm.log().count(THROWN_AWAY) == 1
+    assert f"rng-random 'rng0': {TWICE}; {THROWN_AWAY}" in vm.reports()
+    # Nor do calls that fail at once read more.
+    vm.call(10 ** 9, record=False)
+    reads_now_and_then(vm)
+    vm.quit()
+
+
+def test_off(guest):
+    """health-test=off: the user gets what the user wants."""
+    vm = guest('rng-random,filename=/dev/zero', device=WAIT +
+               ',health-test=off')
+    vm.call(3000)
+    vm.finish()
+    assert vm.values() == [0] * 3000 and vm.log() == ''
+
+
+def ending_in(byte, places, length):
+    """Good words, of which those at `places` end in that byte, alone."""
+    words = [word(i) for i in range(length)]
+    return [value & ~0xff | (byte if i in places else
+                             (value & 0xff) + (value & 0xff == byte))
+            for i, value in enumerate(words)]
+
+
+def same_bit(bit, length, total):
+    """Good words; that bit is 0 in the first `length` of them."""
+    words = [word(i) & ~(1 << bit) for i in range(length)] + [word(length)
+                                                               | 1 << bit]
+    return words + [word(i) for i in range(length + 1, total)]
+
+
+EXACT = {
+    'zero-first': ([0], 0),
+    'zero-later': ([word(0), 0, word(1)], None),
+    'twice': ([*map(word, range(100)), word(99)], 100),
+    'twice-but-one': ([*map(word, range(100)), word(98)], None),
+    'twice-over-windows': ([*map(word, range(512)), word(511)], 512),
+    'byte-27': (ending_in(0x5a, {*range(0, 512, 19)}, 495), 494),
+    'byte-26': (ending_in(0x5a, {*range(0, 26 * 19, 19)}, 512), None),
+    'byte-27-over-windows': (
+        ending_in(0x5a, {*range(486, 538)} - {511}, 600), None),
+    'byte-27-in-second': (
+        ending_in(0x5a, {512, *range(986, 1024)}, 1012), 1011),
+    'stuck-512': (same_bit(63, 512, 512)[:512], 511),
+    'stuck-511': (same_bit(63, 511, 1100), None),
+}
+
+
+@pytest.mark.parametrize('name', EXACT)
+def test_exactly(guest, fifo, name):
+    """The first word that fails a test, and the first one after a window."""
+    words, most = EXACT[name]
+    vm = guest(fifo.backend, device=WAIT + ',pool-size=8')
+    vm.call(len(words) if most is None else most + 100)
+    fifo.write(bytes_of(words))
+    if most is None:
+        vm.finish()
+        assert vm.values() == words and vm.log() == ''
+        return
+
+    until_failed(vm)
+    assert vm.values() == words[:most] and fifo.unread() == 0
+    # A window that is not good to its end does not count.
+    fifo.write(source_bytes(0, 511) + bytes_of([word(510)]))
+    until(lambda: fifo.unread() == 0)
+    fifo.write(source_bytes(1000, 1512))
+    until(lambda: WELL in vm.log())
+    assert vm.count() == most
+    fifo.write(source_bytes(1512, 1612))
+    vm.finish()
+    assert vm.values() == words[:most] + [*map(word, range(1512, 1612))]
+    assert len(vm.reports()) == 2
+
+
+@ways('multi', 'single', 'icount', 'icount-4')
+def test_ways(start, way):
+    stream = Stream([0])
+    vm = start('fifo', stream, *way.get('options', []), accel=way['accel'],
+               cpus=way['cpus'])
+    vm.call(300)
+    until_failed(vm)
+    stream.heal()
+    vm.finish()
+    check_recovery(vm, 0)
+    assert len(vm.reports()) == 2
+
+
+def test_machine_commands(start, tmp_path):
+    """A source that has failed stays so, whatever befalls the machine."""
+    stream = Stream([0])
+    vm = start('fifo', stream, '-trace', 'spapr_rng_bad')
+    add_disk(vm.vm, tmp_path)
+    hmp(vm.vm, 'savevm idle')
+
+    def reset():
+        vm.vm.cmd('system_reset')
+        vm.vm.event_wait('RESET')
+
+    for command in [lambda: None, lambda: vm.vm.cmd('stop'),
+                    lambda: vm.vm.cmd('cont'), reset,
+                    lambda: hmp(vm.vm, 'loadvm idle')]:
+        command()
+        if vm.done(0):
+            vm.call(300)
+        if vm.vm.cmd('query-status')['status'] == 'running':
+            until_failed(vm)
+            reads_now_and_then(vm)
+        assert vm.count() == 0
+    stream.heal()
+    vm.finish()
+    check_recovery(vm, 0)
+    assert len(vm.reports()) == 2
+    vm.quit()
+
+
+def test_replay(guest, feed, fifo, tmp_path):
+    """A source that was bad, and then healed"""
+    stream = Stream([0])
+    feed(stream)
+    healer = threading.Timer(1, stream.heal)
+    healer.start()
+    recorded = run(guest, 'record', tmp_path / 'log', fifo.backend)
+    healer.join()
+    assert len(set(recorded[0])) == 2000 and 0 not in recorded[0]
+    assert run(guest, 'replay', tmp_path / 'log', fifo.backend) == recorded
+
+
+def test_replay_without_an_end(guest, tmp_path):
+    """A source that stays bad; the end of the recording ends the replay."""
+    for mode in 'record', 'replay':
+        vm = guest('rng-random,filename=/dev/zero', '-icount',
+                   f'shift=auto,rr={mode},rrfile={tmp_path / "log"}', '-S')
+        vm.call()
+        vm.vm.cmd('cont')
+        if mode == 'record':
+            until_failed(vm)
+            vm.quit()
+        else:
+            with within(HANG):
+                vm.vm.wait(timeout=HANG)
+            assert vm.vm.exitcode() == 0
+        assert vm.count() == 0
+        check_message(vm.reports()[0], TWICE)
+
+
+@pytest.mark.parametrize('backend', ['rng-random,filename=/dev/urandom',
+                                     'rng-builtin'])
+def test_good_source(guest, backend):
+    """No false alarm."""
+    vm = guest(backend, device=WAIT)
+    vm.call(10 ** 6, record=False)
+    vm.finish()
+    assert statistic(vm, 'bytes') == 8 * 10 ** 6 and vm.log() == ''
+
+
+def log2(fraction):
+    return math.log2(fraction.numerator) - math.log2(fraction.denominator)
+
+
+def test_cutoffs(tree):
+    """The least ones with which a word raises a false alarm once in 2^64."""
+    header = (tree / 'include/hw/ppc/spapr_rng_health.h').read_text()
+    window, cutoff = (
+        int(re.search(rf'#define SPAPR_RNG_HEALTH_{name} (\d+)\n',
+                      header).group(1)) for name in ('WINDOW', 'CUTOFF'))
+    assert (window, cutoff) == (WINDOW, CUTOFF)
+
+    def tail(least):
+        """That many of the other words end in the byte of the first one."""
+        others = window - 1
+        return Fraction(sum(math.comb(others, k) * 255 ** (others - k)
+                            for k in range(least, others + 1)), 256 ** others)
+
+    limit = Fraction(1, 2 ** 64)
+    assert tail(cutoff - 1) <= limit < tail(cutoff - 2)
+    assert Fraction(64 * 2, 2 ** window) <= limit
+    # What the source says of it
+    text = (tree / 'hw/ppc/spapr_rng_health.c').read_text()
+    for least in (cutoff - 1, cutoff - 2):
+        assert f'{least} or more' in text
+        assert f'2^{log2(tail(least)):.1f}' in text

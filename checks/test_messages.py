@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the user is told of a source in trouble: each thing once, and briefly."""
+
+import os
+import re
+import time
+from contextlib import closing
+
+from bare_metal import (H_HARDWARE, H_SUCCESS, source_bytes, statistic, until,
+                        word)
+from egd import EgdDaemon
+
+INTERVAL = 30   # seconds, in which a source is not reported again
+SILENT = 'no word in 300 ms; H_RANDOM fails until there is one'
+TIMEOUT = ',id=d,timeout=300'
+
+
+def left_out(message):
+    found = re.search(r' \(messages left out: (\d+)\)$', message)
+    return int(found.group(1)) if found else 0
+
+
+def test_writer_comes_and_goes(guest, tmp_path):
+    """
+    One pair of messages; what is left out is counted, and trouble that began
+    meanwhile is reported if it lasts.
+    """
+    words = 50
+    source = tmp_path / 'fifo'
+    os.mkfifo(source)
+    vm = guest(f'rng-random,filename={source}', '-trace', 'rng_reader_read',
+               device=',timeout=0,pool-size=8')
+
+    def until_trouble():
+        """The reader goes on when the backend has seen the end of the file."""
+        before = vm.log().count('rng_reader_read 0 of')
+        until(lambda: vm.log().count('rng_reader_read 0 of') >= before + 2)
+
+    start = time.monotonic()
+    vm.call(words + 1)
+    for i in range(words):
+        until_trouble()
+        with open(source, 'wb') as writer:
+            writer.write(source_bytes(i, i + 1))
+            writer.flush()
+            until(lambda count=i + 1: vm.count() == count)
+    until_trouble()
+    begin = f"rng-random 'rng0': cannot read '{source}': end of file; " \
+        'requests wait until it gives data'
+    over = "rng-random 'rng0' gives data again"
+    assert vm.reports()[:2] == [begin, over]
+    assert len(vm.reports()) <= 2 + 2 * (time.monotonic() - start) / INTERVAL
+
+    # Each word is the end of one trouble and comes before the next one.
+    until(lambda: len(vm.reports()) + sum(map(left_out, vm.reports())) ==
+          2 * words + 1)
+    assert vm.reports()[-1].startswith(begin)
+    assert time.monotonic() - start >= INTERVAL
+    with open(source, 'wb') as writer:
+        writer.write(source_bytes(words, words + 1))
+        writer.flush()
+        vm.finish()
+    assert vm.values() == [word(i) for i in range(words + 1)]
+    assert vm.reports()[-1] == over
+    vm.quit()
+
+
+def check_silent(vm, kind):
+    """Many calls fail; the first one says so."""
+    vm.call(10)
+    vm.finish()
+    assert [status for status, _ in vm.results()] == [H_HARDWARE] * 10
+    assert vm.reports() == [f"{kind} 'rng0': {SILENT}"]
+    vm.call(1000)
+    vm.finish()
+    assert len(vm.reports()) == 1 and statistic(vm, 'timeouts') == 1010
+
+
+def check_over(vm, kind):
+    until(lambda: vm.call() or vm.finish() or
+          vm.results()[-1][0] == H_SUCCESS)
+    assert vm.reports() == [f"{kind} 'rng0': {SILENT}",
+                            f"{kind} 'rng0' gives data again"]
+
+
+def test_dry_fifo(guest, fifo):
+    vm = guest(fifo.backend, device=TIMEOUT)
+    check_silent(vm, 'rng-random')
+    fifo.write(source_bytes(0, 1000))
+    check_over(vm, 'rng-random')
+
+
+def test_silent_daemon(guest, tmp_path):
+    """One that gets what it is asked, and does not answer for long."""
+    with closing(EgdDaemon(tmp_path / 'egd')) as daemon:
+        daemon.silent = True
+        daemon.start()
+        vm = guest('rng-egd,chardev=egd', '-chardev',
+                   f'socket,id=egd,path={daemon.path},reconnect-ms=50',
+                   device=TIMEOUT)
+        check_silent(vm, 'rng-egd')
+        assert daemon.requests
+        # It answers what it is asked anew, on a new connection.
+        daemon.silent = False
+        daemon.hang_up()
+        check_over(vm, 'rng-egd')
+        vm.quit()
+
+
+def test_null_chardev(guest):
+    vm = guest('rng-egd,chardev=egd', '-chardev', 'null,id=egd',
+               device=TIMEOUT)
+    check_silent(vm, 'rng-egd')
+    vm.quit()

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Another source for a guest that runs: qom-set of the property rng."""
+
+import re
+import time
+from contextlib import ExitStack, closing
+
+import pytest
+
+from bare_metal import (H_HARDWARE, H_SUCCESS, add_disk, hmp, source_bytes,
+                        statistic, until, word)
+from conftest import Fifo
+from test_waiting import ways
+
+PATH = '/machine/peripheral/d'
+WAIT = ',id=d,timeout=0'
+FIRST = {'a': 0, 'b': 10 ** 6}      # the number of its first word
+
+
+class Sources:
+    """Two FIFOs, each with words of its own; the guest starts with a."""
+
+    def __init__(self, directory, stack):
+        self.fifos = {}
+        self.given = dict.fromkeys(FIRST, 0)
+        for name in FIRST:
+            (directory / name).mkdir()
+            self.fifos[name] = stack.enter_context(
+                closing(Fifo(directory / name)))
+        self.backend = self.fifos['a'].backend
+        self.options = ['-object', self.fifos['b'].backend + ',id=rng1']
+
+    def give(self, name, words):
+        first = FIRST[name] + self.given[name]
+        self.fifos[name].write(source_bytes(first, first + words))
+        self.given[name] += words
+
+
+@pytest.fixture
+def sources(tmp_path):
+    with ExitStack() as stack:
+        yield Sources(tmp_path, stack)
+
+
+@pytest.fixture
+def start(guest, sources):
+    def make(*args, device=WAIT, **kwargs):
+        return guest(sources.backend, *sources.options, *args, device=device,
+                     **kwargs)
+    return make
+
+
+def replace(vm, name):
+    vm.vm.cmd('qom-set', path=PATH, property='rng', value=name)
+
+
+def refused(vm, name):
+    answer = vm.vm.qmp('qom-set', path=PATH, property='rng', value=name)
+    return answer['error']['desc']
+
+
+def source_of(vm):
+    return vm.vm.cmd('qom-get', path=PATH, property='rng')
+
+
+def numbers(vm):
+    """Which words the guest got of each source; each vCPU in their order."""
+    number = {word(first + i): (name, i)
+              for name, first in FIRST.items() for i in range(20000)}
+    got = {name: [] for name in FIRST}
+    for cpu in range(vm.cpus):
+        of_cpu = {name: [] for name in FIRST}
+        for value in vm.values(cpu):
+            name, i = number[value]
+            of_cpu[name].append(i)
+        for name, some in of_cpu.items():
+            assert some == sorted(some)
+            got[name] += some
+    return {name: sorted(some) for name, some in got.items()}
+
+
+@ways('one', 'multi', 'single')
+@pytest.mark.parametrize('pool_size', [8, 4096])
+def test_while_vcpus_call(start, sources, way, pool_size):
+    """
+    To and fro, each word once: none is lost, none is made of two halves.
+    """
+    vm = start(accel=way['accel'], cpus=way['cpus'],
+               device=WAIT + f',pool-size={pool_size}')
+    calls = 12000 // vm.cpus
+    vm.call(calls)
+
+    def feed():
+        for name, fifo in sources.fifos.items():
+            if fifo.unread() < 4096:
+                sources.give(name, 500)
+        return all(map(vm.done, range(vm.cpus)))
+
+    rounds = 0
+    while not feed():
+        replace(vm, ['rng1', 'rng0'][rounds % 2])
+        rounds += 1
+        # What the old source had in the pool comes first.
+        enough = vm.count() + pool_size // 8 + 1
+        until(lambda least=enough: feed() or vm.count() >= least)
+    vm.finish()
+    assert rounds > 3
+    got = numbers(vm)
+    for some in got.values():
+        assert some == list(range(len(some)))
+        assert len(some) > 500
+    assert sum(map(len, got.values())) == calls * vm.cpus
+    assert vm.log() == ''
+
+
+@ways('one', 'multi')
+def test_while_calls_wait(start, sources, way):
+    """For a source that is dry; they are answered from the new one."""
+    vm = start(accel=way['accel'], cpus=way['cpus'])
+    vm.call()
+    assert vm.calls_wait()
+    sources.give('b', vm.cpus)
+    replace(vm, 'rng1')
+    vm.finish()
+    assert numbers(vm) == {'a': [], 'b': list(range(vm.cpus))}
+    # What the old one gives to nobody is there when it is the source again.
+    sources.give('a', 2 * vm.cpus)
+    time.sleep(0.1)
+    replace(vm, 'rng0')
+    vm.call(2)
+    vm.finish()
+    assert numbers(vm) == {'a': list(range(2 * vm.cpus)),
+                           'b': list(range(vm.cpus))}
+
+
+@pytest.mark.parametrize('timeout', [0, 300])
+def test_after_a_bad_source(guest, sources, timeout):
+    """What was known of the old source does not count."""
+    vm = guest('rng-random,filename=/dev/zero', *sources.options,
+               device=f',id=d,timeout={timeout}')
+    vm.call()
+    until(lambda: 'thrown away' in vm.log())
+    if timeout:
+        vm.finish()
+        assert [status for status, _ in vm.results()] == [H_HARDWARE]
+        sources.give('b', 2)
+        replace(vm, 'rng1')
+        until(lambda: vm.call() or vm.finish() or
+              vm.results()[-1] == (H_SUCCESS, word(FIRST['b'])))
+    else:
+        assert vm.calls_wait()
+        sources.give('b', 2)
+        replace(vm, 'rng1')
+        vm.finish()
+        assert vm.values() == [word(FIRST['b'])]
+    # The old one is bad still.
+    replace(vm, 'rng0')
+    vm.call(3)
+    if timeout:
+        vm.finish()
+    assert len([1 for line in vm.reports() if 'thrown away' in line]) == 1
+    vm.quit()
+
+
+def test_by_a_bad_source(guest, fifo):
+    """The tests are of the source that there is now."""
+    vm = guest(fifo.backend, '-object', 'rng-random,filename=/dev/zero,id=bad',
+               device=WAIT)
+    fifo.write(source_bytes(0, 1000))
+    vm.call(100)
+    vm.finish()
+    replace(vm, 'bad')
+    vm.call(900)
+    until(lambda: 'thrown away' in vm.log())
+    assert vm.calls_wait()
+    assert vm.reports()[0].startswith("rng-random 'bad': ")
+    replace(vm, 'rng0')
+    vm.finish()
+    assert vm.values() == [word(i) for i in range(1000)]
+
+
+def test_full_pool(start, sources):
+    """
+    The old source fills the pool while the machine is stopped: the guest gets
+    all of that first.
+    """
+    vm = start('-trace', 'spapr_rng_receive')
+
+    def received():
+        return re.findall(r'^spapr_rng_receive (\d+) ', vm.log(),
+                          re.MULTILINE)
+
+    full = False
+    while not full:
+        sources.give('a', 3000)     # so that it asks for more and more
+        vm.call(3512)
+        until(lambda: vm.count() == sources.given['a'])
+        assert vm.calls_wait()
+        vm.vm.cmd('stop')
+        before = len(received())
+        sources.give('a', 512)
+        until(lambda: len(received()) > before)
+        full = received()[-1] == '4096'
+        if full:
+            replace(vm, 'rng1')
+            sources.give('b', 512)
+        vm.vm.cmd('cont')
+        vm.finish()
+    assert numbers(vm) == {'a': list(range(sources.given['a'])), 'b': []}
+
+
+def test_snapshot(start, sources, tmp_path):
+    """The new source stays the source of a guest that loadvm brings back."""
+    vm = start()
+    add_disk(vm.vm, tmp_path)
+    sources.give('a', 1)
+    sources.give('b', 4000)
+    vm.call()
+    vm.finish()
+    replace(vm, 'rng1')
+    hmp(vm.vm, 'savevm middle')
+    vm.call(10)
+    vm.finish()
+    before = vm.values()
+    hmp(vm.vm, 'loadvm middle')
+    assert source_of(vm) == '/objects/rng1' and vm.values() == before[:1]
+    vm.call(1000)
+    vm.finish()
+    got = numbers(vm)
+    assert got['a'] == [0] and len(got['b']) == 1000
+    assert not set(vm.values()[1:]) & set(before)
+    vm.quit()
+
+
+def test_refused(start, sources):
+    """With the reason; the guest goes on with what it has."""
+    vm = start()
+    vm.vm.cmd('object-add', **{'qom-type': 'iothread', 'id': 'thread'})
+    for name, why in {
+            '': 'spapr-rng cannot do without a backend',
+            'thread': "Invalid parameter type for 'rng', expected: "
+                      'rng-backend',
+            'nothing': "Device 'nothing' not found"}.items():
+        assert refused(vm, name) == why
+        assert source_of(vm) == '/objects/rng0'
+    sources.give('a', 2)
+    vm.call(2)
+    vm.finish()
+    assert numbers(vm) == {'a': [0, 1], 'b': []}
+
+
+def test_object_del(start, sources):
+    """A backend that is no longer linked can go, and another one come."""
+    vm = start()
+    vm.call()
+    assert vm.calls_wait()
+    for old, new in ('rng0', 'rng1'), ('rng1', 'rng2'):
+        answer = vm.vm.qmp('object-del', id=old)
+        assert 'in use' in answer['error']['desc']
+        if new == 'rng2':
+            vm.vm.cmd('object-add', **{'qom-type': 'rng-builtin', 'id': new})
+        replace(vm, new)
+        vm.vm.cmd('object-del', id=old)
+        assert source_of(vm) == f'/objects/{new}'
+    vm.finish()
+    vm.call(1000)
+    vm.finish()
+    assert len(set(vm.values())) == 1001
+    vm.quit()
+
+
+def test_record_and_replay(start, sources, tmp_path):
+    """Not in either run; the guest goes on with what it has."""
+    sources.give('a', 100)
+    for mode in 'record', 'replay':
+        vm = start('-S', '-icount',
+                   f'shift=auto,rr={mode},rrfile={tmp_path / "log"}')
+        vm.call(100)
+        assert refused(vm, 'rng1') == \
+            "a replay does not know when 'rng' was replaced"
+        replace(vm, 'rng0')     # as it is
+        assert source_of(vm) == '/objects/rng0'
+        vm.vm.cmd('cont')
+        vm.finish()
+        if mode == 'record':
+            vm.quit()
+        assert numbers(vm) == {'a': list(range(100)), 'b': []}
