@@ -270,6 +270,11 @@ class Guest:
         """What QEMU said so far."""
         return self.log_path.read_text()
 
+    def reports(self):
+        """The same, without who said it and how bad it is."""
+        return [line.split(': ', 2)[2] for line in self.log().splitlines()
+                if ': warning: ' in line or ': info: ' in line]
+
     def quit(self):
         """End QEMU, which must not wait for anything."""
         with within(HANG):

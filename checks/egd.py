@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """An entropy gathering daemon that misbehaves on request."""
 
+import base64
 import os
 import socket
 import threading
@@ -14,6 +15,7 @@ class EgdDaemon:
 
     single_bytes: send every byte on its own
     silent: never answer; what was asked meanwhile stays without an answer
+    random: a function that makes as many bytes
     given: the random bytes sent so far, in order
     requests, connections: how many there were so far
     """
@@ -22,6 +24,7 @@ class EgdDaemon:
         self.path = str(path)
         self.single_bytes = False
         self.silent = False
+        self.random = os.urandom
         self.given = bytearray()
         self.requests = 0
         self.connections = 0
@@ -48,6 +51,8 @@ class EgdDaemon:
             self._listener.close()
             self._listener = None
             self.hang_up()
+
+    close = stop
 
     def hang_up(self, after=0):
         """
@@ -109,9 +114,74 @@ class EgdDaemon:
                 size = min(size, self._left)
                 self._left -= size
             last = self._left == 0
-            data = os.urandom(size)
+            data = self.random(size)
             self.given += data
         connection.sendall(data)
         if last:
             self._close_all()
         return not last
+
+
+class _WebSocket:
+    """A connection to a WebSocket server, of which both sides send bytes."""
+
+    def __init__(self, path):
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(path)
+        key = base64.b64encode(os.urandom(16)).decode()
+        self._socket.sendall(
+            'GET / HTTP/1.1\r\nHost: egd\r\nUpgrade: websocket\r\n'
+            f'Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n'
+            'Sec-WebSocket-Protocol: binary\r\n'
+            'Sec-WebSocket-Version: 13\r\n\r\n'.encode())
+        self._file = self._socket.makefile('rb')
+        assert b' 101 ' in self._file.readline()
+        while self._file.readline().strip():
+            pass
+        self._ahead = b''
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._socket.close()
+
+    def makefile(self, _):
+        return self
+
+    def read(self, size):
+        while len(self._ahead) < size:
+            head = self._file.read(2)
+            if len(head) < 2 or head[0] & 15 == 8:
+                return b''
+            # A server does not mask; its commands are short.
+            length = head[1]
+            assert length < 126
+            self._ahead += self._file.read(length)
+        data, self._ahead = self._ahead[:size], self._ahead[size:]
+        return data
+
+    def sendall(self, data):
+        """In a frame of at most 255 bytes, as a client: masked."""
+        mask = os.urandom(4)
+        masked = bytes(byte ^ mask[i % 4] for i, byte in enumerate(data))
+        length = bytes([0x80 | len(data)]) if len(data) < 126 else \
+            b'\xfe' + len(data).to_bytes(2, 'big')
+        self._socket.sendall(b'\x82' + length + mask + masked)
+
+    def shutdown(self, how):
+        self._socket.shutdown(how)
+
+
+class WebSocketDaemon(EgdDaemon):
+    """One that connects to QEMU, which listens with websocket=on."""
+
+    def start(self):
+        connection = _WebSocket(self.path)
+        self._open.add(connection)
+        self.connections += 1
+        threading.Thread(target=self._serve, args=(connection,),
+                         daemon=True).start()
+
+    def stop(self):
+        self.hang_up()

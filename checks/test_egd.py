@@ -3,13 +3,16 @@
 
 import os
 import socket
+import subprocess
 import threading
 import time
+from contextlib import closing
 
 import pytest
 
 from bare_metal import HANG, H_HARDWARE, H_SUCCESS, statistic, until, within
-from egd import EgdDaemon
+from conftest import KIND
+from egd import EgdDaemon, WebSocketDaemon
 
 
 @pytest.fixture
@@ -119,7 +122,7 @@ def test_daemon_dies_and_comes_back(daemon, start):
     guest.finish()
     assert_in_order(guest.values(), daemon.given)
     assert guest.log().count("there is no daemon at 'egd'") == 1
-    assert guest.log().count("at 'egd' gives data again") == 1
+    assert guest.log().count("rng-egd 'rng0' gives data again") == 1
     guest.quit()
 
 
@@ -151,6 +154,78 @@ def test_silent_daemon(daemon, start):
             guest.vm.cmd(command)
     guest.quit()
     assert 'rng-egd' not in guest.log()
+
+
+@pytest.mark.parametrize('option', ['reconnect-ms=1000', 'reconnect=1'])
+def test_short_absence(daemon, guest, option):
+    """
+    A daemon that is back within 2 s: no call fails.
+
+    Calls wait 5 s. A round in which this host took longer does not count.
+    """
+    daemon.start()
+    vm = guest('rng-egd,chardev=egd', '-chardev',
+               f'socket,id=egd,path={daemon.path},{option}')
+    until_connected(vm)
+    rounds = counted = 0
+    values = []
+    while counted < 3:
+        assert rounds < 20
+        rounds += 1
+        start = time.monotonic()
+        daemon.stop()
+        at = vm.count()
+        vm.call(1500)
+        time.sleep(2)
+        daemon.start()
+        until(lambda count=at + 1: vm.count() > count)
+        took = time.monotonic() - start
+        vm.finish()
+        results = vm.results()[at:]
+        if took < 4.5:
+            counted += 1
+            assert {status for status, _ in results} == {H_SUCCESS}
+        values += [value for status, value in results if status == H_SUCCESS]
+    assert_in_order(values, daemon.given, gaps=rounds)
+    vm.quit()
+
+
+def test_websocket(guest, tmp_path):
+    """QEMU listens, the daemon is a client; it goes and comes back."""
+    path = tmp_path / 'websocket'
+    vm = guest('rng-egd,chardev=egd', '-chardev',
+               f'socket,id=egd,path={path},server=on,wait=off,websocket=on',
+               device=',timeout=0')
+    with closing(WebSocketDaemon(path)) as daemon:
+        vm.call(2000)
+        assert vm.calls_wait()
+        for left in 3001, 5000, None:
+            daemon.start()
+            if left:
+                daemon.hang_up(after=left)
+                until(lambda: any(
+                    chardev['filename'].startswith('disconnected:')
+                    for chardev in vm.vm.cmd('query-chardev')))
+        vm.finish()
+        assert_in_order(vm.values(), daemon.given, gaps=2)
+        assert daemon.connections == 3
+        vm.quit()
+
+
+def test_multiplexed(out):
+    """Refused: Ctrl-A among the bytes would be a command to the chardev."""
+    done = subprocess.run(
+        [out / KIND / 'qemu-system-ppc64', '-nodefaults', '-display', 'none',
+         '-chardev', 'null,id=egd,mux=on',
+         '-object', 'rng-egd,chardev=egd,id=rng0'], capture_output=True,
+        text=True, check=False, timeout=HANG)
+    assert done.returncode == 1
+    said, hint = done.stderr.splitlines()
+    assert said.endswith(
+        "chardev 'egd' is multiplexed: its escape character would be cut out "
+        'of the random bytes')
+    assert hint == ('Leave mux=on out of the -chardev option, and give the '
+                    'monitor a chardev of its own.')
 
 
 class UdpDaemon:

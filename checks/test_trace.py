@@ -10,38 +10,48 @@ from egd import EgdDaemon
 TRACE = ['-trace', 'spapr_rng_*', '-trace', 'rng_*']
 
 
-def events(vm):
+def events(vm, names=r'(?:spapr_)?rng_\w+'):
     """Name and text of all events so far, in their order."""
-    return re.findall(r'^((?:spapr_)?rng_\w+) (.*)$', vm.log(), re.MULTILINE)
+    return re.findall(rf'^({names}) (.*)$', vm.log(), re.MULTILINE)
+
+
+def device_events(vm):
+    """The same, less those of the thread that reads, which come in between."""
+    return events(vm, r'spapr_rng_\w+')
+
+
+def check_wait(seen):
+    """A call for a word waited for it; returns how long, in nanoseconds."""
+    assert seen[:4] == [('spapr_rng_read', '0 of 8 bytes'),
+                        ('spapr_rng_request', '8 bytes'),
+                        ('spapr_rng_wait_begin', 'cpu 0: for the backend'),
+                        ('spapr_rng_receive', '8 bytes')]
+    name, text = seen[4]
+    assert name == 'spapr_rng_wait_end'
+    assert seen[5:] == [('spapr_rng_call', 'cpu 0')]
+    return int(re.fullmatch(r'cpu 0: (\d+) ns', text).group(1))
 
 
 def test_calls(guest, fifo):
-    """Served, served after a wait, and failed."""
+    """Served by the thread that reads, served after a wait, and failed."""
     vm = guest(fifo.backend, *TRACE, device=',timeout=5000,pool-size=8')
     fifo.write(source_bytes(0, 1))
     vm.call()
     vm.finish()
-    assert events(vm) == [('spapr_rng_read', '8 of 8 bytes'),
-                          ('spapr_rng_call', 'cpu 0')]
+    check_wait(device_events(vm))
+    (_, text), = events(vm, 'rng_reader_read')
+    assert re.fullmatch(r'8 of 8 bytes in \d+ ns', text)
 
     vm.call()
-    until(lambda: len(events(vm)) == 5)
+    until(lambda: len(device_events(vm)) == 9)
     time.sleep(0.05)
     fifo.write(source_bytes(1, 2))
     vm.finish()
-    seen = events(vm)[2:]
-    assert seen[:3] == [('spapr_rng_read', '0 of 8 bytes'),
-                        ('spapr_rng_request', '8 bytes'),
-                        ('spapr_rng_wait_begin', 'cpu 0: for the backend')]
-    assert seen[3] == ('spapr_rng_receive', '8 bytes')
-    name, text = seen[4]
-    assert name == 'spapr_rng_wait_end'
-    assert 50e6 < int(re.fullmatch(r'cpu 0: (\d+) ns', text).group(1)) < 5e9
-    assert seen[5:] == [('spapr_rng_call', 'cpu 0')]
+    assert 50e6 < check_wait(device_events(vm)[6:]) < 5e9
 
     vm.call(2)
     vm.finish()
-    seen = [name for name, _ in events(vm)[8:]]
+    seen = [name for name, _ in device_events(vm)[12:]]
     assert seen == ['spapr_rng_read', 'spapr_rng_request',
                     'spapr_rng_wait_begin', 'spapr_rng_wait_end',
                     'spapr_rng_timeout', 'spapr_rng_timeout']
@@ -62,10 +72,12 @@ def test_source(guest, tmp_path):
     source.touch()
     vm = guest(f'rng-random,filename={source}', *TRACE, device=',timeout=0')
     vm.call()
-    until(lambda: ('rng_random_fail', f'{source}: end of file') in events(vm))
+    until(lambda: ('rng_backend_trouble',
+                   f"rng0: cannot read '{source}': end of file; "
+                   'requests wait until it gives data') in events(vm))
     source.write_bytes(source_bytes(0, 1))
     vm.finish()
-    assert ('rng_random_recover', str(source)) in events(vm)
+    assert ('rng_backend_well', 'rng0') in events(vm)
 
 
 def test_egd(guest, tmp_path):
@@ -80,12 +92,14 @@ def test_egd(guest, tmp_path):
 
     vm.call()
     until(backend_events)
-    assert backend_events() == [('rng_egd_fail', 'egd')]
+    assert backend_events() == [
+        ('rng_backend_trouble', "rng0: there is no daemon at 'egd'; "
+         'requests wait until it gives data')]
     daemon.start()
     vm.finish()
     daemon.stop()
     until(lambda: len(backend_events()) >= 4)
     assert backend_events()[1:4] == [('rng_egd_connection', 'egd: 1'),
-                                     ('rng_egd_recover', 'egd'),
+                                     ('rng_backend_well', 'rng0'),
                                      ('rng_egd_connection', 'egd: 0')]
     vm.quit()
