@@ -209,7 +209,7 @@ def test_backend_before_start(pseries, image, tmp_path, source):
 
 
 def test_run_time(guest, source):
-    """While the machine runs, its device stays as it is, and says so."""
+    """While the machine runs, its device stays where it is, and says so."""
     vm = guest(f'rng-random,filename={source}', device=',id=hrandom')
     vm.call()
     vm.finish()
@@ -220,8 +220,6 @@ def test_run_time(guest, source):
     assert refused(vm, 'device_add', driver='spapr-rng',
                    rng='rng1') == NO_HOTPLUG
     assert refused(vm, 'device_del', id='hrandom') == NO_HOTPLUG
-    assert refused(vm, 'qom-set', **device, value='/objects/rng1').startswith(
-        "Attempt to set link property 'rng' on device 'hrandom'")
     assert refused(vm, 'object-del', id='rng0') == \
         "object 'rng0' is in use, can not be deleted"
 
