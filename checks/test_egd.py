@@ -200,9 +200,10 @@ def test_websocket(guest, tmp_path):
         vm.call(2000)
         assert vm.calls_wait()
         for left in 3001, 5000, None:
-            daemon.start()
             if left:
                 daemon.hang_up(after=left)
+            daemon.start()
+            if left:
                 until(lambda: any(
                     chardev['filename'].startswith('disconnected:')
                     for chardev in vm.vm.cmd('query-chardev')))

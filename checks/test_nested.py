@@ -134,7 +134,8 @@ def check_backend_serves(l1, device, said='', wrapper=''):
     l2.finish()
     indices = check_in_order([l2.values(0), l2.values(1)], KNOWN)
     assert sorted(indices) == list(range(2 * calls))
-    assert l2.exits() == l2.property('calls') == 2 * calls
+    # A call that had to wait came more than once.
+    assert l2.exits() >= l2.property('calls') == 2 * calls
     for text in l2.traced('spapr_rng_in_kernel'):
         assert text.rpartition(' (')[0] in said
     assert bool(l2.traced('spapr_rng_in_kernel')) == bool(said)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A guest gets no more than max-bytes in a period, and evenly."""
 
+import os
 import time
 
 import pytest
@@ -47,7 +48,7 @@ def test_rate(guest, capsys, max_bytes, period, seconds, cpus, options):
               end=' ')
     assert limit / 10 < rate <= 1.05 * limit
     assert statistic(vm, 'bytes') == calls * cpus * 8
-    assert statistic(vm, 'throttled') == statistic(vm, 'waits') > 0
+    assert 0 < statistic(vm, 'throttled') <= statistic(vm, 'waits')
     # Interrupts were taken meanwhile, not only between calls.
     assert max_bytes > 800 or vm.get(0, TICKS) > 2 * calls
     vm.quit()
@@ -71,7 +72,7 @@ def test_masked_interrupts(guest):
     vm = guest(URANDOM, '-icount', 'shift=4', device=device(8000, 1000))
     vm.call(500)
     vm.finish()
-    assert statistic(vm, 'throttled') > 100
+    assert statistic(vm, 'throttled') > 50
     # Not each millisecond, as it would if it took them
     assert vm.get(0, TICKS) < 10
     vm.quit()
@@ -129,7 +130,7 @@ def test_others_go_on(guest):
 def test_source_is_left_alone(guest, fifo):
     """Nobody reads for a guest that may not have it yet."""
     vm = guest(fifo.backend, device=device(80, 1000, ',pool-size=8'))
-    fifo.write(bytes(8 * 100))
+    fifo.write(os.urandom(8 * 100))
     vm.call(100)
     until(lambda: statistic(vm, 'throttled') > 2)
     assert fifo.unread() >= 8 * (100 - vm.count() - 1) > 0
