@@ -25,6 +25,23 @@ def build(directory):
     return path
 
 
+def preload(library, source, path, control):
+    """
+    For one program: the ints that it shares, and what to start it with.
+
+    library: what build() made
+    path: where these ints are
+    control: those that they begin with; the others are 0
+    """
+    path.write_bytes(bytes(mmap.PAGESIZE))
+    with open(path, 'rb+') as file:
+        shared = memoryview(mmap.mmap(file.fileno(), 0)).cast('i')
+    for i, value in enumerate(control):
+        shared[i] = value
+    return shared, ['env', f'LD_PRELOAD={library}', f'FAILING_FILE={source}',
+                    f'FAILING_CONTROL={path}']
+
+
 class SlowSource:
     """
     Random bytes, of which each started chunk takes some milliseconds.
@@ -43,16 +60,8 @@ class SlowSource:
         self._control, self.wrapper = self._prepare('slow-control')
 
     def _prepare(self, name):
-        """For one more program: its control, and what to start it with."""
-        path = self.path.with_name(name)
-        path.write_bytes(bytes(mmap.PAGESIZE))
-        with open(path, 'rb+') as file:
-            control = memoryview(mmap.mmap(file.fileno(), 0)).cast('i')
-        for i, value in enumerate(self._new_control):
-            control[i] = value
-        return control, ['env', f'LD_PRELOAD={self._library}',
-                         f'FAILING_FILE={self.path}',
-                         f'FAILING_CONTROL={path}']
+        return preload(self._library, self.path, self.path.with_name(name),
+                       self._new_control)
 
     @property
     def chunks(self):

@@ -55,6 +55,13 @@ def calls_all_the_time(vm):
     vm.call(ENDLESS, cpus=[0], record=False)
 
 
+def stop_calling(vm):
+    """It makes no more of those calls, and forgets that its source is dry."""
+    vm.set(0, GO, vm.get(0, DONE))
+    vm.vm.cmd('system_reset')
+    vm.vm.event_wait('RESET')
+
+
 def assert_reads_aside(vm, slow):
     """
     No thread has read in which a read would stop the machine.
@@ -77,6 +84,30 @@ def until_it_hangs(slow):
     assert slow.is_read
 
 
+@pytest.fixture
+def start_calling(source, start):
+    """A function that has a guest call until a read is on. Returns both."""
+    def make(which):
+        slow = source(which)
+        vm = start(slow)
+        calls_all_the_time(vm)
+        until(lambda: slow.is_read)
+        return slow, vm
+    return make
+
+
+@pytest.fixture
+def start_hanging(source, start):
+    """A function that has a guest call until a read hangs. Returns both."""
+    def make(most, timeout=0):
+        slow = source((32, 1), most=most)
+        vm = start(slow, device=f',timeout={timeout}')
+        calls_all_the_time(vm)
+        until_it_hangs(slow)
+        return slow, vm
+    return make
+
+
 def answers_soon(vm, capsys, name):
     """The monitor does: the worst of some answers, at its best."""
     def run():
@@ -91,27 +122,21 @@ def answers_soon(vm, capsys, name):
 
 
 @sources(*SLOW)
-def test_monitor(source, start, capsys, which):
+def test_monitor(start_calling, capsys, which):
     """
     The monitor answers while the guest asks for more than there is.
 
     If a read kept QEMU's big lock, an answer would take as long as one.
     """
-    slow = source(which)
-    vm = start(slow)
-    calls_all_the_time(vm)
-    until(lambda: slow.is_read)
+    slow, vm = start_calling(which)
     answers_soon(vm.vm, capsys, f'{which[0]} bytes each {which[1]} ms')
     assert_reads_aside(vm.vm, slow)
     vm.quit()
 
 
 @never_returns
-def test_monitor_while_a_read_hangs(source, start, capsys, most):
-    slow = source((32, 1), most=most)
-    vm = start(slow, device=',timeout=0')
-    calls_all_the_time(vm)
-    until_it_hangs(slow)
+def test_monitor_while_a_read_hangs(start_hanging, capsys, most):
+    slow, vm = start_hanging(most)
     answers_soon(vm.vm, capsys, 'a read that does not return')
     assert_reads_aside(vm.vm, slow)
     vm.quit()
@@ -138,12 +163,9 @@ def do_commands(vm, directory):
 
 
 @sources(*SLOW)
-def test_commands(source, start, tmp_path, which):
+def test_commands(start_calling, tmp_path, which):
     """Each is carried out, and the guest gets its words afterwards."""
-    slow = source(which)
-    vm = start(slow)
-    calls_all_the_time(vm)
-    until(lambda: slow.is_read)
+    slow, vm = start_calling(which)
     do_commands(vm, tmp_path)
     before = statistic(vm, 'bytes')
     until(lambda: statistic(vm, 'bytes') >= before + 100)
@@ -152,12 +174,9 @@ def test_commands(source, start, tmp_path, which):
 
 
 @never_returns
-def test_commands_while_a_read_hangs(source, start, tmp_path, most):
+def test_commands_while_a_read_hangs(start_hanging, tmp_path, most):
     """Each is carried out; quit does not wait for the read either."""
-    slow = source((32, 1), most=most)
-    vm = start(slow, device=',timeout=0')
-    calls_all_the_time(vm)
-    until_it_hangs(slow)
+    slow, vm = start_hanging(most)
     before = statistic(vm, 'bytes')
     do_commands(vm, tmp_path)
     assert slow.is_read and slow.chunks == most
@@ -180,17 +199,12 @@ def test_heals(source, start):
 
 
 @never_returns
-def test_timeout(source, start, capsys, most):
+def test_timeout(start_hanging, capsys, most):
     """A call fails in time although the read has not returned."""
-    slow = source((32, 1), most=most)
-    vm = start(slow, device=',timeout=1000')
-    calls_all_the_time(vm)
-    until_it_hangs(slow)
+    _, vm = start_hanging(most, timeout=1000)
 
     def seconds_to_fail():
-        vm.set(0, GO, vm.get(0, DONE))  # no more of those
-        vm.vm.cmd('system_reset')       # forgets that the source is dry
-        vm.vm.event_wait('RESET')
+        stop_calling(vm)
         before = statistic(vm, 'timeouts')
         vm.call()
         vm.finish()
@@ -256,9 +270,7 @@ def test_other_vcpu(source, start, capsys, which):
         until(lambda: slow.is_read)
         beside = min(run() for _ in range(4))
         assert not vm.done(0)
-        vm.set(0, GO, vm.get(0, DONE))
-        vm.vm.cmd('system_reset')
-        vm.vm.event_wait('RESET')
+        stop_calling(vm)
         with capsys.disabled():
             print(f'\nanother vCPU keeps {alone / beside:.2f}', end=' ')
         return alone / beside

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Sources that fail, end, heal, or have to be left alone."""
 
-import array
 import errno
-import mmap
 import os
 import pty
 import shutil
@@ -70,17 +68,14 @@ def failing_read(tmp_path_factory):
 def spied(failing_read, guest, tmp_path):
     """A function that starts a guest on a source of which read() can fail.
 
-    It returns the guest, and a memory of two ints: an errno, and how many
-    times the source was read.
+    It returns the guest, and the ints that it shares: an errno, how many times
+    the source was read, and what else slow_source.py names.
     """
     def start(source, error=0, device=WAIT):
-        path = tmp_path / 'control'
-        path.write_bytes(array.array('i', [error, 0]).tobytes())
-        with open(path, 'rb+') as file:
-            control = memoryview(mmap.mmap(file.fileno(), 8)).cast('i')
-        return guest(random_backend(source), device=device, wrapper=[
-            'env', f'LD_PRELOAD={failing_read}', f'FAILING_FILE={source}',
-            f'FAILING_CONTROL={path}']), control
+        control, wrapper = slow_source.preload(
+            failing_read, source, tmp_path / 'control', [error])
+        return guest(random_backend(source), device=device,
+                     wrapper=wrapper), control
     return start
 
 
