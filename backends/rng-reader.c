@@ -149,7 +149,7 @@ static void read_once(RngReader *r)
 {
     size_t tail;
     size_t size = next_size(r);
-    int64_t start;
+    int64_t start, ns;
     ssize_t len;
     int error;
 
@@ -158,8 +158,8 @@ static void read_once(RngReader *r)
     start = get_clock();
     len = RETRY_ON_EINTR(read(r->fd, r->ring + tail, size));
     error = len > 0 ? 0 : len < 0 ? errno : ENODATA;
-    start = get_clock() - start;
-    trace_rng_reader_read(len, size, start);
+    ns = get_clock() - start;
+    trace_rng_reader_read(len, size, ns);
     qemu_mutex_lock(&r->lock);
 
     r->error = error;
@@ -167,10 +167,10 @@ static void read_once(RngReader *r)
     r->filled = len == size;
     if (len > 0) {
         r->level += len;
-        r->slow = start > SLOW_NS ? READS_TO_TRUST : r->slow - !!r->slow;
+        r->slow = ns > SLOW_NS ? READS_TO_TRUST : r->slow - !!r->slow;
     }
     if (len == read_size(r)) {
-        learn_size(r, start);
+        learn_size(r, ns);
     }
     if (r->waited_for && r->bh) {
         r->waited_for = false;

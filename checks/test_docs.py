@@ -10,7 +10,7 @@ import pytest
 from conftest import TOP
 from test_statistics import NAMES
 
-PAGE = 'system/ppc/pseries'
+PAGE = 'system/ppc/spapr-rng'
 SCRIPT = TOP / 'scripts/build-docs'
 
 # What QEMU's own configuration of Sphinx has, as far as the script uses it

@@ -142,10 +142,15 @@ static bool pass_over(SpaprHcallWaiter *w, SpaprHcallWaiter *self)
     return w->away;
 }
 
-/* Whether @cs, which is not running now, has nothing to do but try again. */
+/*
+ * Whether @cs, which is not running now, has nothing to do but try again, and
+ * no reason to do that now.
+ */
 static bool only_waits(CPUState *cs)
 {
-    return waiter_at(NULL, cs, cpu_env(cs)->nip);
+    SpaprHcallWaiter *w = waiter_at(NULL, cs, cpu_env(cs)->nip);
+
+    return w && !w->woken;
 }
 
 /* With thread=single, vCPUs take turns, and one that sleeps delays them all. */
@@ -223,6 +228,9 @@ bool spapr_hcall_retry_turn(SpaprHcallQueue *queue, PowerPCCPU *cpu)
 {
     SpaprHcallWaiter *self = current_waiter(queue, cpu), *w;
 
+    if (self) {
+        self->woken = false;
+    }
     /* What happens must not depend on what the host's clock says. */
     if (replay_mode != REPLAY_MODE_NONE) {
         return true;
@@ -306,6 +314,7 @@ void spapr_hcall_retry_wake(SpaprHcallQueue *queue)
 
     QTAILQ_FOREACH(w, &queue->waiters, next) {
         if (!w->away) {
+            w->woken = true;
             qemu_cpu_kick(w->cs);
             return;
         }

@@ -51,6 +51,7 @@ typedef struct SpaprHcallQueue {
  * @since: when the hypercall was put off first, in ns of cpu_get_clock()
  * @seen: when the hypercall was tried last, in ns of cpu_get_clock()
  * @away: the vCPU did not try again when it was its turn: see pass_over()
+ * @woken: the vCPU was woken to try again, and has not done so yet
  */
 struct SpaprHcallWaiter {
     CPUState *cs;
@@ -60,6 +61,7 @@ struct SpaprHcallWaiter {
     int64_t since;
     int64_t seen;
     bool away;
+    bool woken;
     QTAILQ_ENTRY(SpaprHcallWaiter) next;
 };
 
