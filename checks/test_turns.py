@@ -137,6 +137,18 @@ def check(machines, sources, begun):
             assert got == sorted(got, key=position.get)
 
 
+def test_wake_up(guest):
+    """
+    The vCPU whose turn it is need not wait until one that shares its thread has
+    slept: 8000 turns in a fast source's time, not 20 ms each.
+    """
+    vm = guest('rng-random,filename=/dev/urandom', accel='tcg,thread=single',
+               cpus=16, device=',id=d,timeout=0,pool-size=8')
+    vm.call(500)
+    vm.finish()
+    assert statistic(vm, 'bytes') == 8 * 16 * 500
+
+
 @pytest.mark.parametrize('max_bytes, seconds', [
     (64, 15), (160, 15), (800, 10), (4000, 10)])
 def test_quota(start, tmp_path, max_bytes, seconds):
