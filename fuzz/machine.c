@@ -440,6 +440,8 @@ void machine_save(Machine *m)
         usleep(1000);
     }
     wait_for(m, "query-migrate", "\"status\": \"completed\"");
+    /* Before that, "cont" is refused. */
+    wait_for(m, "query-status", "\"status\": \"postmigrate\"");
     free(uri);
     free(state);
 }
