@@ -11,6 +11,7 @@ from fractions import Fraction
 
 import pytest
 
+import good_words
 from bare_metal import (HANG, H_HARDWARE, add_disk, hmp, source_bytes,
                         statistic, until, within, word)
 from conftest import TOP
@@ -374,6 +375,14 @@ def test_good_source(guest, backend):
     vm.call(10 ** 6, record=False)
     vm.finish()
     assert statistic(vm, 'bytes') == 8 * 10 ** 6 and vm.log() == ''
+
+
+@pytest.mark.parametrize('source, alarm', [
+    ('/dev/urandom', ''), ('/dev/zero', TWICE + '\n')])
+def test_many_words(tmp_path, source, alarm):
+    """10^7 good words, without QEMU around them; bench/soak has 10^9."""
+    done = good_words.test(10 ** 7, source, tmp_path)
+    assert (done.returncode, done.stderr) == (bool(alarm), alarm)
 
 
 def log2(fraction):

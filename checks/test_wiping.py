@@ -3,10 +3,12 @@
 
 import re
 import struct
+import subprocess
 
 import pytest
 
 from bare_metal import statistic, until
+from conftest import OUT
 
 # Each word begins with these, and no other data does.
 MARK = b'\x5c\xa1\xab\x1e\xfe\xed'
@@ -101,3 +103,25 @@ def test_reset(guest, fifo):
     first = vm.values()[-1] & 0xffff
     assert set(range(200, first)) and set(range(200, first)) <= before
     assert not after & set(range(first))
+
+
+@pytest.mark.parametrize('file, functions', [
+    ('backends_rng.c', ['rng_backend_finalize', 'rng_backend_cancel_requests',
+                        'rng_backend_finalize_request']),
+    ('backends_rng-reader.c', ['take_piece', 'reader_thread']),
+    ('hw_ppc_spapr_rng_pool.c', ['pool_compact', 'spapr_rng_pool_set_backend',
+                                 'spapr_rng_pool_drop',
+                                 'spapr_rng_pool_destroy'])])
+def test_compiler(file, functions):
+    """It has not taken a wiping memset() for one that nobody can notice."""
+    built, = OUT.glob(f'obj/*/{file}.o')
+    code = subprocess.run(['objdump', '-dr', built], check=True, text=True,
+                          stdout=subprocess.PIPE).stdout
+    wiping = set()
+    for line in code.splitlines():
+        function = re.match(r'[0-9a-f]+ <(\w+)', line)
+        if function:
+            name = function[1]
+        elif re.search(r'\bmemset\b|\brep stos', line):
+            wiping.add(name)
+    assert wiping >= set(functions)
