@@ -92,7 +92,9 @@ def within(seconds):
         raise AssertionError(f'not done within {seconds} s')
 
     if threading.current_thread() is not threading.main_thread():
-        faulthandler.dump_traceback_later(seconds, exit=True)
+        # sys.stderr is pytest's there, and may be no file.
+        faulthandler.dump_traceback_later(seconds, exit=True,
+                                          file=sys.__stderr__)
         try:
             yield
         finally:
@@ -286,7 +288,8 @@ class Guest:
         """Migrate to a file all but the memory; the guest is stopped then."""
         self._leave_memory()
         self.vm.cmd('migrate', uri=f'file:{path}')
-        until(lambda: self.migration() == 'completed')
+        until(lambda: self.migration() == 'completed' and
+              self.vm.cmd('query-status')['status'] == 'postmigrate')
 
     def restore(self, path):
         """The other end: a machine with that memory, and -incoming defer."""

@@ -79,7 +79,8 @@ class Guest:
     def save(self, path):
         """Migrate to a file. The guest is stopped then."""
         self.vm.cmd('migrate', uri=f'file:{path}')
-        until(lambda: self.vm.cmd('query-migrate')['status'] == 'completed')
+        until(lambda: self.vm.cmd('query-migrate')['status'] == 'completed' and
+              self.vm.cmd('query-status')['status'] == 'postmigrate')
 
     def _receive(self, timeout):
         if not select.select([self.vm.console_socket], [], [], timeout)[0]:
