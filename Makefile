@@ -9,10 +9,12 @@ SHELL = /bin/sh
 OUT = $(if $(QEMU_SRC),build/own,build)$(if $(PEER),/peer)
 SOURCE = $(or $(QEMU_SRC),build/base/qemu)
 QEMU = $(OUT)/qemu-system-ppc64
+PREFIX = /usr/local
+export PREFIX DESTDIR
 
 .DEFAULT_GOAL = help
 .PHONY: help packages tree qemu peer build run shell check bench soak \
-	quality many fuzz coverage docs series bisect-check export clean
+	quality many fuzz coverage docs series install uninstall bisect-check export clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -41,6 +43,14 @@ run: qemu ## boot a Linux guest that draws random numbers through H_RANDOM
 
 shell: qemu ## an interactive Linux guest with the device
 	@QEMU=$(QEMU) scripts/run shell
+
+install: tree ## install a QEMU with all features, below PREFIX=/usr/local: 10 minutes
+	@scripts/install-packages full
+	@scripts/build-qemu $(OUT) full all
+	@scripts/install $(OUT) add
+
+uninstall: ## take it away
+	@scripts/install $(OUT) remove
 
 check: $(if $(SANITIZE),qemu,build peer) ## run every test; some on a QEMU with SANITIZE=address,undefined or thread
 	@OUT=$(OUT) SANITIZE=$(SANITIZE) scripts/check

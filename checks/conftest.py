@@ -86,15 +86,21 @@ def tree():
     return OUT / 'qemu'
 
 
-def machine(directory, *args, accel='tcg', build=OUT / KIND, **kwargs):
-    """A pseries machine under TCG; not yet launched."""
+def machine(directory, *args, accel='tcg', build=OUT / KIND,
+            firmware='/usr/share/qemu', **kwargs):
+    """
+    A pseries machine under TCG; not yet launched.
+
+    firmware: the directory, None for that of an installed QEMU
+    """
     vm = QEMUMachine(str(build / 'qemu-system-ppc64'),
                      base_temp_dir=directory, log_dir=directory,
                      qmp_timer=HANG, **kwargs)
     # The capabilities are those that TCG lacks, each a warning otherwise.
-    vm.add_args('-L', '/usr/share/qemu', '-nodefaults', '-accel', accel,
-                '-machine', 'pseries,cap-cfpc=broken,cap-sbbc=broken,'
-                'cap-ibs=broken,cap-ccf-assist=off', *args)
+    vm.add_args(*(['-L', firmware] if firmware else []), '-nodefaults',
+                '-accel', accel, '-machine',
+                'pseries,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken,'
+                'cap-ccf-assist=off', *args)
     return vm
 
 

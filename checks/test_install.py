@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What "make install" installs, started from where it was installed."""
+
+import os
+import ssl
+import socket
+import subprocess
+import threading
+
+import pytest
+
+from bare_metal import add_disk, hmp, statistic, until
+from conftest import OUT, TOP
+from egd import EgdDaemon
+
+PREFIX = os.environ.get('PREFIX', '/usr/local')  # of the build
+ALL = {
+    'rng-builtin': (),
+    'rng-random,filename=/dev/urandom': (),
+    'rng-egd,chardev=egd': ('-chardev', 'socket,id=egd,path={egd}'),
+}
+
+
+def install(job, root, prefix=PREFIX):
+    return subprocess.run(
+        [TOP / 'scripts/install', OUT, job], text=True, check=False,
+        capture_output=True, env=dict(os.environ, DESTDIR=str(root),
+                                      PREFIX=prefix))
+
+
+def files(root):
+    return {str(path.relative_to(root)) for path in root.rglob('*')
+            if not path.is_dir()}
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+    """Where it is installed."""
+    path = tmp_path_factory.mktemp('installed')
+    done = install('add', path)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+@pytest.fixture
+def start(guest, root, tmp_path):
+    """A function that starts the bare-metal guest on the installed QEMU."""
+    def make(backend, *args, **kwargs):
+        return guest(backend, *args, build=root / PREFIX[1:] / 'bin',
+                     firmware=None, **kwargs)
+    return make
+
+
+class TlsDaemon(EgdDaemon):
+    """A daemon that is asked and answers under TLS, on a TCP port."""
+
+    def __init__(self, directory):
+        super().__init__(directory / 'unused')
+        key, certificate = directory / 'key.pem', directory / 'ca-cert.pem'
+        subprocess.run(
+            ['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes',
+             '-days', '2', '-subj', '/CN=localhost', '-addext',
+             'subjectAltName=DNS:localhost', '-addext',
+             'keyUsage=digitalSignature,keyCertSign', '-keyout', key, '-out',
+             certificate], check=True, capture_output=True)
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(certificate, key)
+        self.port = None
+
+    def start(self):
+        self._listener = socket.create_server(('localhost', 0))
+        self.port = self._listener.getsockname()[1]
+        self._acceptor = threading.Thread(target=self._accept, daemon=True)
+        self._acceptor.start()
+
+    def stop(self):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._acceptor.join()
+        self._listener.close()
+        self.hang_up()
+
+    def _serve(self, connection):
+        self._open.discard(connection)
+        secret = self._context.wrap_socket(connection, server_side=True)
+        self._open.add(secret)
+        super()._serve(secret)
+
+
+@pytest.mark.parametrize('backend', ALL)
+def test_features(start, tmp_path, backend):
+    """User networking, VNC, the sandbox and a qcow2 disk beside the device."""
+    egd = EgdDaemon(tmp_path / 'egd')
+    egd.start()
+    vm = start(backend, *(arg.format(egd=egd.path) for arg in ALL[backend]),
+               '-nic', 'user,model=virtio-net-pci', '-vnc',
+               f'unix:{tmp_path}/vnc', '-sandbox',
+               'on,obsolete=deny,elevateprivileges=deny,spawn=deny,'
+               'resourcecontrol=deny', cpus=2, device=',id=d')
+    vm.call(1000)
+    vm.finish()
+    assert len({*vm.values(0), *vm.values(1)}) == 2000
+    status = (f'/proc/{vm.vm.get_pid()}/status')
+    with open(status, encoding='ascii') as lines:
+        assert 'Seccomp:\t2\n' in lines
+    net = vm.vm.cmd('human-monitor-command', command_line='info usernet')
+    assert 'Protocol[State]' in net
+    vnc = vm.vm.cmd('query-vnc')
+    assert vnc['enabled'] and vnc['service'] == f'{tmp_path}/vnc'
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f'{tmp_path}/vnc')
+        assert client.recv(12).startswith(b'RFB 003.')
+    add_disk(vm.vm, tmp_path)
+    hmp(vm.vm, 'savevm state')
+    vm.call(10)
+    vm.finish()
+    hmp(vm.vm, 'loadvm state')
+    assert statistic(vm, 'calls') >= 2020
+    vm.quit()
+    egd.stop()
+
+
+def test_tls(start, tmp_path):
+    """An EGD daemon on another host, which nobody can listen to."""
+    daemon = TlsDaemon(tmp_path)
+    daemon.start()
+    vm = start('rng-egd,chardev=egd', '-object',
+               f'tls-creds-x509,id=tls,endpoint=client,dir={tmp_path}',
+               '-chardev', f'socket,id=egd,host=localhost,port={daemon.port},'
+               'tls-creds=tls,reconnect-ms=50', device=',id=d,timeout=0')
+    vm.call(1000)
+    vm.finish()
+    given = bytes(daemon.given)
+    assert b''.join(value.to_bytes(8, 'big')
+                    for value in vm.values()) == given[:8000]
+    # It hangs up in the middle of a word: one is lost at most.
+    daemon.hang_up(after=12)
+    vm.call(1000)
+    vm.finish()
+    missing = [value for value in vm.values()
+               if value.to_bytes(8, 'big') not in daemon.given]
+    assert len(missing) <= 1 and daemon.connections == 2
+    vm.quit()
+    daemon.stop()
+
+
+def test_tools(root, tmp_path):
+    """A compressed disk, made and checked"""
+    bin_directory = root / PREFIX[1:] / 'bin'
+    for args in [['qemu-img', 'create', '-q', '-f', 'qcow2', '-o',
+                  'compression_type=zstd', 'disk', '1M'],
+                 ['qemu-io', '-c', 'write -c 0 64k', 'disk'],
+                 ['qemu-img', 'check', 'disk']]:
+        subprocess.run([bin_directory / args[0], *args[1:]], cwd=tmp_path,
+                       check=True, capture_output=True)
+
+
+def test_firmware(root, tmp_path):
+    """The machine's usual firmware starts without being told where it is."""
+    console = tmp_path / 'console'
+    with subprocess.Popen(
+            [root / PREFIX[1:] / 'bin/qemu-system-ppc64', '-nographic',
+             '-machine', 'pseries,cap-cfpc=broken,cap-sbbc=broken,'
+             'cap-ibs=broken,cap-ccf-assist=off', '-monitor', 'none',
+             '-serial', f'file:{console}', '-nic', 'user', '-device',
+             'spapr-rng,rng=rng0', '-object', 'rng-builtin,id=rng0']) as qemu:
+        try:
+            until(lambda: console.exists() and
+                  'SLOF' in console.read_text(errors='replace'))
+        finally:
+            qemu.kill()
+
+
+def test_manual_page(root):
+    page = root / PREFIX[1:] / 'share/man/man1/qemu.1'
+    assert page.stat().st_size > 10 ** 5
+
+
+def test_uninstall(tmp_path):
+    """Just what was installed goes, and what the user has put there stays."""
+    stranger = tmp_path / PREFIX[1:] / 'share/qemu/stranger'
+    stranger.parent.mkdir(parents=True)
+    stranger.touch()
+    assert install('add', tmp_path).returncode == 0
+    assert len(files(tmp_path)) > 100
+    listed = (stranger.parent / 'installed-files').read_text().splitlines()
+    assert sorted(listed) == sorted({f'/{name}' for name in files(tmp_path)} -
+                                    {f'{PREFIX}/share/qemu/stranger'})
+    assert install('remove', tmp_path).returncode == 0
+    assert files(tmp_path) == {str(stranger.relative_to(tmp_path))}
+    assert not (tmp_path / PREFIX[1:] / 'bin').exists()
+    again = install('remove', tmp_path)
+    assert again.returncode == 1 and len(again.stderr.splitlines()) == 1
+    assert 'give the PREFIX= and DESTDIR=' in again.stderr
