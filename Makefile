@@ -14,7 +14,8 @@ export PREFIX DESTDIR
 
 .DEFAULT_GOAL = help
 .PHONY: help packages tree qemu peer build run shell check bench soak \
-	quality many fuzz coverage docs series install uninstall bisect-check export clean
+	quality many fuzz coverage docs series install uninstall bisect-check \
+	export clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22

@@ -127,6 +127,19 @@ def statistic(vm, name):
     return vm.vm.cmd('qom-get', path='/machine/peripheral/d', property=name)
 
 
+def migration(vm):
+    """How far a migration has come, which must not fail."""
+    status = vm.cmd('query-migrate').get('status')
+    assert status != 'failed'
+    return status
+
+
+def until_saved(vm):
+    """Wait for the end of a migration; until then, "cont" is refused."""
+    until(lambda: migration(vm) == 'completed' and
+          vm.cmd('query-status')['status'] == 'postmigrate')
+
+
 def add_disk(vm, directory):
     """A disk that can hold snapshots."""
     file = directory / 'disk'
@@ -288,8 +301,7 @@ class Guest:
         """Migrate to a file all but the memory; the guest is stopped then."""
         self._leave_memory()
         self.vm.cmd('migrate', uri=f'file:{path}')
-        until(lambda: self.migration() == 'completed' and
-              self.vm.cmd('query-status')['status'] == 'postmigrate')
+        until_saved(self.vm)
 
     def restore(self, path):
         """The other end: a machine with that memory, and -incoming defer."""
@@ -304,9 +316,7 @@ class Guest:
             {'capability': 'x-ignore-shared', 'state': True}])
 
     def migration(self):
-        status = self.vm.cmd('query-migrate').get('status')
-        assert status != 'failed'
-        return status
+        return migration(self.vm)
 
     def cpu_seconds(self):
         """The processor time that QEMU has used."""

@@ -34,18 +34,25 @@ class EgdDaemon:
         self._open = set()
         self._lock = threading.Lock()
 
+    def _listen(self):
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(self.path)
+        listener.listen()
+        return listener
+
+    def _unlisten(self):
+        os.unlink(self.path)
+
     def start(self):
         """Listen; again after stop()."""
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(self.path)
-        self._listener.listen()
+        self._listener = self._listen()
         self._acceptor = threading.Thread(target=self._accept, daemon=True)
         self._acceptor.start()
 
     def stop(self):
         """Die: close all connections, and leave nothing to connect to."""
         if self._listener:
-            os.unlink(self.path)
+            self._unlisten()
             self._listener.shutdown(socket.SHUT_RDWR)
             self._acceptor.join()
             self._listener.close()

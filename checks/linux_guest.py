@@ -7,7 +7,7 @@ import select
 import subprocess
 import time
 
-from bare_metal import HANG, until
+from bare_metal import HANG, until_saved
 
 # For a test that types commands; see Guest.
 JOB = '''
@@ -79,8 +79,7 @@ class Guest:
     def save(self, path):
         """Migrate to a file. The guest is stopped then."""
         self.vm.cmd('migrate', uri=f'file:{path}')
-        until(lambda: self.vm.cmd('query-migrate')['status'] == 'completed' and
-              self.vm.cmd('query-status')['status'] == 'postmigrate')
+        until_saved(self.vm)
 
     def _receive(self, timeout):
         if not select.select([self.vm.console_socket], [], [], timeout)[0]:

@@ -5,7 +5,6 @@ import os
 import ssl
 import socket
 import subprocess
-import threading
 
 import pytest
 
@@ -21,11 +20,11 @@ ALL = {
 }
 
 
-def install(job, root, prefix=PREFIX):
+def install(job, root):
     return subprocess.run(
         [TOP / 'scripts/install', OUT, job], text=True, check=False,
         capture_output=True, env=dict(os.environ, DESTDIR=str(root),
-                                      PREFIX=prefix))
+                                      PREFIX=PREFIX))
 
 
 def files(root):
@@ -35,18 +34,18 @@ def files(root):
 
 @pytest.fixture(scope='module')
 def root(tmp_path_factory):
-    """Where it is installed."""
+    """The prefix below which it is installed."""
     path = tmp_path_factory.mktemp('installed')
     done = install('add', path)
     assert done.returncode == 0, done.stderr
-    return path
+    return path / PREFIX[1:]
 
 
 @pytest.fixture
 def start(guest, root, tmp_path):
     """A function that starts the bare-metal guest on the installed QEMU."""
     def make(backend, *args, **kwargs):
-        return guest(backend, *args, build=root / PREFIX[1:] / 'bin',
+        return guest(backend, *args, build=root / 'bin',
                      firmware=None, **kwargs)
     return make
 
@@ -67,17 +66,13 @@ class TlsDaemon(EgdDaemon):
         self._context.load_cert_chain(certificate, key)
         self.port = None
 
-    def start(self):
-        self._listener = socket.create_server(('localhost', 0))
-        self.port = self._listener.getsockname()[1]
-        self._acceptor = threading.Thread(target=self._accept, daemon=True)
-        self._acceptor.start()
+    def _listen(self):
+        listener = socket.create_server(('localhost', 0))
+        self.port = listener.getsockname()[1]
+        return listener
 
-    def stop(self):
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._acceptor.join()
-        self._listener.close()
-        self.hang_up()
+    def _unlisten(self):
+        self.port = None
 
     def _serve(self, connection):
         self._open.discard(connection)
@@ -145,7 +140,7 @@ def test_tls(start, tmp_path):
 
 def test_tools(root, tmp_path):
     """A compressed disk, made and checked"""
-    bin_directory = root / PREFIX[1:] / 'bin'
+    bin_directory = root / 'bin'
     for args in [['qemu-img', 'create', '-q', '-f', 'qcow2', '-o',
                   'compression_type=zstd', 'disk', '1M'],
                  ['qemu-io', '-c', 'write -c 0 64k', 'disk'],
@@ -154,24 +149,19 @@ def test_tools(root, tmp_path):
                        check=True, capture_output=True)
 
 
-def test_firmware(root, tmp_path):
+def test_firmware(pseries, root, tmp_path):
     """The machine's usual firmware starts without being told where it is."""
     console = tmp_path / 'console'
-    with subprocess.Popen(
-            [root / PREFIX[1:] / 'bin/qemu-system-ppc64', '-nographic',
-             '-machine', 'pseries,cap-cfpc=broken,cap-sbbc=broken,'
-             'cap-ibs=broken,cap-ccf-assist=off', '-monitor', 'none',
-             '-serial', f'file:{console}', '-nic', 'user', '-device',
-             'spapr-rng,rng=rng0', '-object', 'rng-builtin,id=rng0']) as qemu:
-        try:
-            until(lambda: console.exists() and
-                  'SLOF' in console.read_text(errors='replace'))
-        finally:
-            qemu.kill()
+    vm = pseries('-serial', f'file:{console}', '-nic', 'user', '-device',
+                 'spapr-rng,rng=rng0', '-object', 'rng-builtin,id=rng0',
+                 build=root / 'bin', firmware=None)
+    vm.launch()
+    until(lambda: console.exists() and
+          'SLOF' in console.read_text(errors='replace'))
 
 
 def test_manual_page(root):
-    page = root / PREFIX[1:] / 'share/man/man1/qemu.1'
+    page = root / 'share/man/man1/qemu.1'
     assert page.stat().st_size > 10 ** 5
 
 
