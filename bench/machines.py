@@ -19,6 +19,7 @@ from conftest import OUT, machine  # noqa: E402
 from egd import EgdDaemon  # noqa: E402
 from linux_guest import linux_args  # noqa: E402
 from results import Failure  # noqa: E402
+from slow_source import SlowSource  # noqa: E402
 
 QEMUS = {'ours': OUT / 'obj', 'peer': OUT / 'peer/obj'}
 SOURCES = ('rng-random', 'rng-builtin', 'rng-egd')
@@ -74,21 +75,36 @@ def backend(source):
 
 
 @contextmanager
-def bare(image, qemu, source, cpus, pool):
+def guest(directory, image, qemu, *args, **kwargs):
     """The bare-metal guest, a bare_metal.Guest."""
+    def make(*args, **kwargs):
+        return machine(directory, *args, build=QEMUS[qemu], **kwargs)
+
+    vm = bare_metal.Guest(make, image, Path(directory), *args, **kwargs)
+    try:
+        yield vm
+    finally:
+        vm.vm.shutdown(hard=True)
+
+
+@contextmanager
+def bare(image, qemu, source, cpus, pool):
+    """That guest, on one of SOURCES."""
     with (tempfile.TemporaryDirectory() as directory,
-          backend(source) as (rng, args)):
+          backend(source) as (rng, args),
+          guest(directory, image, qemu, rng, *args, cpus=cpus,
+                device=f',pool-size={pool}' if pool else '') as vm):
+        yield vm
 
-        def make(*args, **kwargs):
-            return machine(directory, *args, build=QEMUS[qemu], **kwargs)
 
-        guest = bare_metal.Guest(
-            make, image, Path(directory), rng, *args, cpus=cpus,
-            device=f',pool-size={pool}' if pool else '')
-        try:
-            yield guest
-        finally:
-            guest.vm.shutdown(hard=True)
+@contextmanager
+def slow(image, library, qemu, chunk, ms):
+    """That guest and its source, which takes as long for each chunk."""
+    with tempfile.TemporaryDirectory() as directory:
+        source = SlowSource(directory, library, chunk, ms)
+        with guest(directory, image, qemu, source.backend,
+                   wrapper=source.wrapper) as vm:
+            yield vm, source
 
 
 class Linux:

@@ -4,6 +4,7 @@
 import collections
 import math
 import os
+import statistics
 import subprocess
 import tempfile
 import time
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import machines
 from bare_metal import (DURATIONS, FAULTS, H_NOBODYS, H_RANDOM, TB_HZ, TIME,
-                        cpu_seconds)
+                        cpu_seconds, within)
 from conftest import Fifo
 from machines import DEVICES, TOP, Failure, Hangs
+from slow_source import latencies
 
 BATCH = 0.04    # seconds that some calls of a vCPU take, between two looks
 BARE_LIMIT = 15
@@ -117,6 +119,31 @@ def bare(seconds, *which):
         except Hangs:
             return {'random': hangs(BARE_LIMIT)}
         return {'null': null.result(), 'random': random.result()}
+
+
+def _stop(vm):
+    """How many milliseconds that takes."""
+    start = time.monotonic()
+    try:
+        with within(BARE_LIMIT):
+            vm.vm.cmd('stop')
+    except AssertionError:
+        return hangs(BARE_LIMIT)
+    return {'stop_ms': round((time.monotonic() - start) * 1e3, 2)}
+
+
+def slow(seconds, *which):
+    """A guest that calls all the time, and the monitor meanwhile."""
+    with machines.slow(*which) as (vm, source):
+        vm.call(1 << 40)
+        machines.wait_for(lambda: source.is_read, BARE_LIMIT)
+        start, before, times = time.monotonic(), vm.count(), []
+        while time.monotonic() < start + seconds:
+            times += latencies(vm.vm, 10)
+        got = (vm.count() - before) * 8 / (time.monotonic() - start)
+        return {'bytes_per_s': round(got),
+                'monitor_median_ms': round(statistics.median(times) * 1e3, 2),
+                'monitor_worst_ms': round(max(times) * 1e3, 2), **_stop(vm)}
 
 
 def build_reads(directory):

@@ -21,7 +21,7 @@ def best(rounds):
 
 def add_best(found):
     """To each list of rounds."""
-    for entry in [*found['bare_metal'], *found['linux']]:
+    for entry in [*found['bare_metal'], *found['slow'], *found['linux']]:
         entry['best'] = {name: best(rounds) for name, rounds in entry.items()
                          if isinstance(rounds, list) and rounds}
 
@@ -77,6 +77,26 @@ def pools(entries):
             *table(['source', 'pool-size', *HEADS, 'calls/s'], rows)]
 
 
+def milliseconds(figures, key):
+    return f'{figures[key]} ms' if key in figures else \
+        f"hangs: no answer in {figures['hangs_after_s']} s"
+
+
+def slow(entries):
+    rows = [[f"{e['chunk']} bytes each {e['chunk_ms']} ms", e['qemu'],
+             f"{e['chunk'] * 1000 // e['chunk_ms']:,}",
+             f"{e['best']['slow']['bytes_per_s']:,}",
+             *(milliseconds(e['best']['slow'], key) for key in (
+                 'monitor_median_ms', 'monitor_worst_ms', 'stop_ms'))]
+            for e in entries]
+    return ["A source like a TPM's generator, whose reads take as long although "
+            'they must not wait, and a guest that calls all the time: what the '
+            'source could give, what the guest got, how soon the monitor '
+            'answers, and how long `stop` takes.', '',
+            *table(['source', 'QEMU', 'bytes/s', 'got', 'monitor, median',
+                    'worst', 'stop'], rows)]
+
+
 def linux(entries):
     rows = [[device, e['source'], str(e['vcpus']), e['qemu'],
              *cells(e['best'][device], 'bytes_per_s')]
@@ -107,7 +127,7 @@ def markdown(found):
             'best of all rounds; `bench.json` has each. Where there are more '
             'vCPUs than cores, they wait for each other.', '',
             *bare_metal(found['bare_metal']), *pools(found['bare_metal']),
-            *linux(found['linux']),
+            *slow(found['slow']), *linux(found['linux']),
             *whole_machine(found['boot_s'], found['idle'])[:-1]]
 
 

@@ -76,6 +76,21 @@ def test_bare_metal(found):
     assert peer['random'] == [{'hangs_after_s': 15}]
 
 
+def test_slow(found):
+    """The guest gets nearly what there is, and QEMU can be stopped meanwhile."""
+    entries = found['results']['slow']
+    assert [(e['chunk'], e['chunk_ms'], e['qemu']) for e in entries] == [
+        (chunk, ms, qemu) for chunk, ms in ((64, 10), (32, 20), (32, 500))
+        for qemu in ('ours', 'peer')]
+    for entry in entries:
+        figures, = entry['slow']
+        assert 0 < figures['monitor_median_ms'] <= figures['monitor_worst_ms']
+        assert 0 < figures['bytes_per_s'] <= \
+            1.5 * entry['chunk'] * 1000 / entry['chunk_ms']
+        if entry['qemu'] == 'ours':
+            assert figures['stop_ms'] < HANG * 1e3
+
+
 def test_linux(found):
     """
     A read of 8 bytes is a call; of the peer's each takes longer than that of
@@ -123,6 +138,8 @@ def test_report(made, found):
                   '| rng-builtin | 1 | peer |',
                   '| rng-egd | 1 | peer | hangs: no answer in 15 s |',
                   '| rng-random | 8 |',
+                  '| 64 bytes each 10 ms | ours | 6,400 |',
+                  '| 32 bytes each 500 ms | peer | 64 |',
                   '| spapr-rng | rng-random | 1 | peer |',
                   '| virtio-rng-pci | rng-egd | 1 | ours |',
                   '| boot, median |'):
