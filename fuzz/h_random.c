@@ -232,6 +232,33 @@ size_t LLVMFuzzerCustomCrossOver(const uint8_t *data1, size_t size1,
     return print(&p, out, max);
 }
 
+/* Show where the last results of each vCPU come from: they are out of order. */
+static void show_order(Run *r)
+{
+    Source *s = r->m->source;
+
+    fprintf(stderr, "fuzz: %d bytes were given, the last bad one is before %d\n",
+            s->given, s->bad_end);
+    for (int cpu = 0; cpu < r->m->type->cpus; cpu++) {
+        uint64_t count = guest_results(r->m, cpu);
+        uint64_t i = count > 40 ? count - 40 : 0;
+
+        fprintf(stderr, "fuzz: vCPU %d:", cpu);
+        for (; i < count; i++) {
+            uint64_t status;
+            uint8_t value[8];
+            int at;
+
+            guest_result(r->m, cpu, i, &status, value);
+            at = source_find(s, value);
+            fprintf(stderr, "%s %d%s", i == r->begin[cpu] ? " |" : "",
+                    status ? -1 : at,
+                    !status && at >= 0 && s->repeats[at] ? " again" : "");
+        }
+        fprintf(stderr, "\n");
+    }
+}
+
 /*
  * Eight bytes that @cpu got must be the source's, new, and in order. Where a
  * daemon hung up, some that it gave may have got lost, in the middle of eight.
@@ -262,6 +289,7 @@ static void check_value(Run *r, int cpu, const uint8_t value[8])
         s->delivered[i] = true;
     }
     if (at <= r->last[cpu][stream]) {
+        show_order(r);
         failed(r->m, "vCPU %d got byte %d after byte %d", cpu, at,
                r->last[cpu][stream]);
     }
