@@ -14,6 +14,7 @@ import pytest
 import bare_metal
 import sanitizers
 from bare_metal import HANG
+from installation import PREFIX, install
 
 TOP = Path(__file__).resolve().parent.parent
 OUT = Path(os.environ.get('OUT', TOP / 'build')).resolve()
@@ -78,6 +79,15 @@ def top():
 def out():
     """Where the tested QEMU was built."""
     return OUT
+
+
+@pytest.fixture(scope='session')
+def installed(tmp_path_factory):
+    """The prefix below which "make install" has put QEMU."""
+    root = tmp_path_factory.mktemp('installed')
+    done = install('add', root)
+    assert done.returncode == 0, done.stderr
+    return root / PREFIX[1:]
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What "make install" installs, started from where it was installed."""
 
-import os
 import ssl
 import socket
 import subprocess
@@ -9,10 +8,9 @@ import subprocess
 import pytest
 
 from bare_metal import add_disk, hmp, statistic, until
-from conftest import OUT, TOP
 from egd import EgdDaemon
+from installation import PREFIX, install
 
-PREFIX = os.environ.get('PREFIX', '/usr/local')  # of the build
 ALL = {
     'rng-builtin': (),
     'rng-random,filename=/dev/urandom': (),
@@ -20,32 +18,16 @@ ALL = {
 }
 
 
-def install(job, root):
-    return subprocess.run(
-        [TOP / 'scripts/install', OUT, job], text=True, check=False,
-        capture_output=True, env=dict(os.environ, DESTDIR=str(root),
-                                      PREFIX=PREFIX))
-
-
 def files(root):
     return {str(path.relative_to(root)) for path in root.rglob('*')
             if not path.is_dir()}
 
 
-@pytest.fixture(scope='module')
-def root(tmp_path_factory):
-    """The prefix below which it is installed."""
-    path = tmp_path_factory.mktemp('installed')
-    done = install('add', path)
-    assert done.returncode == 0, done.stderr
-    return path / PREFIX[1:]
-
-
 @pytest.fixture
-def start(guest, root, tmp_path):
+def start(guest, installed, tmp_path):
     """A function that starts the bare-metal guest on the installed QEMU."""
     def make(backend, *args, **kwargs):
-        return guest(backend, *args, build=root / 'bin',
+        return guest(backend, *args, build=installed / 'bin',
                      firmware=None, **kwargs)
     return make
 
@@ -138,9 +120,9 @@ def test_tls(start, tmp_path):
     daemon.stop()
 
 
-def test_tools(root, tmp_path):
+def test_tools(installed, tmp_path):
     """A compressed disk, made and checked"""
-    bin_directory = root / 'bin'
+    bin_directory = installed / 'bin'
     for args in [['qemu-img', 'create', '-q', '-f', 'qcow2', '-o',
                   'compression_type=zstd', 'disk', '1M'],
                  ['qemu-io', '-c', 'write -c 0 64k', 'disk'],
@@ -149,19 +131,19 @@ def test_tools(root, tmp_path):
                        check=True, capture_output=True)
 
 
-def test_firmware(pseries, root, tmp_path):
+def test_firmware(pseries, installed, tmp_path):
     """The machine's usual firmware starts without being told where it is."""
     console = tmp_path / 'console'
     vm = pseries('-serial', f'file:{console}', '-nic', 'user', '-device',
                  'spapr-rng,rng=rng0', '-object', 'rng-builtin,id=rng0',
-                 build=root / 'bin', firmware=None)
+                 build=installed / 'bin', firmware=None)
     vm.launch()
     until(lambda: console.exists() and
           'SLOF' in console.read_text(errors='replace'))
 
 
-def test_manual_page(root):
-    page = root / 'share/man/man1/qemu.1'
+def test_manual_page(installed):
+    page = installed / 'share/man/man1/qemu.1'
     assert page.stat().st_size > 10 ** 5
 
 

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What checks of docs/examples/ share.
+
+The examples run with the paths of this build, and with a source whose words are
+known.
+"""
+
+import struct
+import subprocess
+from pathlib import Path
+
+from bare_metal import source_bytes, word
+from linux_guest import initrd_with_job
+
+TOP = Path(__file__).resolve().parent.parent
+EXAMPLES = TOP / 'docs/examples'
+BINARY = '/usr/bin/qemu-system-ppc64'
+SOURCE = '/dev/urandom'
+
+NO_HOTPLUG = "Device 'spapr-rng' does not support hotplugging"
+MACHINE = {'x-vof': 'on', 'cap-cfpc': 'broken', 'cap-sbbc': 'broken',
+           'cap-ibs': 'broken', 'cap-ccf-assist': 'off'}
+
+# What a Linux guest reads
+JOB = '''
+echo "current $(cat /sys/class/misc/hw_random/rng_current)"
+dd if=/dev/hwrng bs=64 count=16 2>/dev/null | hexdump -v -e '/1 "%02x"'
+echo
+'''
+
+
+def run(*args, **kwargs):
+    """What a program printed; it must not fail."""
+    done = subprocess.run(args, stdout=subprocess.PIPE, text=True,
+                          stderr=subprocess.STDOUT, check=False, **kwargs)
+    print(done.stdout)
+    assert done.returncode == 0
+    return done.stdout
+
+
+def replaced(text, values):
+    """The text of an example with other values in place of what it has."""
+    for old, new in values.items():
+        assert old in text
+        text = text.replace(old, str(new))
+    return text
+
+
+def make_source(directory):
+    """A file of known words in place of the examples' source."""
+    path = directory / 'source'
+    path.write_bytes(source_bytes(0, 16384))
+    return path
+
+
+def linux_properties(directory):
+    """The machine properties that boot Linux with the job."""
+    guest = TOP / 'build/guests/linux-6.1'
+    return {'kernel': str(guest / 'vmlinux'),
+            'initrd': str(initrd_with_job(guest, directory, JOB)),
+            'append': 'console=hvc0 loglevel=1'}
+
+
+def check_console(text):
+    """Linux had the driver in use, and got words of the source, in order."""
+    lines = text.replace('\r', '').splitlines()
+    print('\n'.join(lines))
+    data = bytes.fromhex(lines[lines.index('current pseries_rng') + 1])
+    assert len(data) == 1024
+    words = struct.unpack('<128Q', data)
+    first = next(i for i in range(8192) if word(i) == words[0])
+    assert words == tuple(map(word, range(first, first + 128)))
+    assert '--- job end, status 0' in lines

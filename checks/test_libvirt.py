@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""docs/examples/libvirt.xml on the installed QEMU, in a session of a user."""
+
+import json
+import os
+import re
+import subprocess
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from bare_metal import HANG, until
+from examples import (BINARY, EXAMPLES, MACHINE, NO_HOTPLUG, SOURCE,
+                      check_console, linux_properties, make_source, replaced,
+                      run)
+
+DOMAIN = EXAMPLES / 'libvirt.xml'
+QEMU_XML = 'http://libvirt.org/schemas/domain/qemu/1.0'
+
+# Root has no session: its libvirtd would be that of the whole machine.
+NOBODY = ['unshare', '--user', '--map-user=65534', '--map-group=65534'] \
+    if os.geteuid() == 0 else []
+
+
+def domain_to_run(directory, binary, source):
+    """Write the example as a domain that can run here."""
+    ET.register_namespace('qemu', QEMU_XML)
+    tree = ET.ElementTree(ET.fromstring(replaced(
+        DOMAIN.read_text(), {BINARY: binary, SOURCE: source})))
+    linux = linux_properties(directory)
+    for name, prop in [('kernel', 'kernel'), ('initrd', 'initrd'),
+                       ('cmdline', 'append')]:
+        ET.SubElement(tree.find('os'), name).text = linux[prop]
+    console = tree.find('devices/console')
+    console.set('type', 'file')
+    ET.SubElement(console, 'source', path=str(directory / 'console'))
+    options = ','.join(f'{name}={value}' for name, value in MACHINE.items())
+    for value in ['-machine', options]:
+        ET.SubElement(tree.find(f'{{{QEMU_XML}}}commandline'),
+                      f'{{{QEMU_XML}}}arg', value=value)
+    tree.write(directory / 'domain.xml')
+    return directory / 'domain.xml'
+
+
+class Session:
+    """A libvirtd of a user's own."""
+
+    def __init__(self, directory):
+        self._env = dict(os.environ, LC_ALL='C', HOME=str(directory),
+                         PATH=f"{os.environ['PATH']}:/usr/sbin")
+        for name in ['RUNTIME_DIR', 'CONFIG_HOME', 'CACHE_HOME', 'DATA_HOME']:
+            self._env[f'XDG_{name}'] = str(directory / name)
+        (directory / 'RUNTIME_DIR').mkdir()
+        config = directory / 'CONFIG_HOME/libvirt/qemu.conf'
+        config.parent.mkdir(parents=True)
+        config.write_text('stdio_handler = "file"\n')
+        self._socket = directory / 'RUNTIME_DIR/libvirt/libvirt-sock'
+        with open(directory / 'libvirtd.log', 'wb') as log:
+            # pylint: disable-next=consider-using-with
+            self._daemon = subprocess.Popen(
+                [*NOBODY, 'libvirtd'], env=self._env, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log)
+        until(lambda: self._socket.exists() or self._daemon.poll() is not None)
+        assert self._daemon.poll() is None, \
+            (directory / 'libvirtd.log').read_text()
+
+    def virsh(self, *command):
+        """What it prints."""
+        return run(*NOBODY, 'virsh', '-q', '-c', 'qemu:///session', *command,
+                   env=self._env, timeout=3 * HANG)
+
+    def statistic(self, name):
+        """What the domain's device has counted."""
+        answer = self.virsh('qemu-monitor-command', 'hrandom', json.dumps({
+            'execute': 'qom-get', 'arguments': {
+                'path': '/machine/peripheral/hrandom', 'property': name}}))
+        return json.loads(answer)['return']
+
+    def end(self):
+        """The daemon goes; a domain that still runs goes first."""
+        if 'hrandom' in self.virsh('list', '--name'):
+            self.virsh('destroy', 'hrandom')
+        self._daemon.terminate()
+        self._daemon.wait(HANG)
+
+
+@pytest.fixture
+def session(tmp_path):
+    started = Session(tmp_path)
+    yield started
+    started.end()
+
+
+def test_libvirt(session, installed, tmp_path):
+    """The example is valid; libvirt runs it, and Linux gets its numbers."""
+    run('virt-xml-validate', DOMAIN, 'domain')
+    source = make_source(tmp_path)
+    binary = installed / 'bin/qemu-system-ppc64'
+    domain = domain_to_run(tmp_path, binary, source)
+    command = session.virsh('domxml-to-native', 'qemu-argv', str(domain))
+    assert re.search(rf'\S*{re.escape(str(binary))} ', command)
+    assert f' -object rng-random,filename={source},id=rng0' \
+        ' -device spapr-rng,rng=rng0,id=hrandom ' in command
+
+    session.virsh('define', str(domain))
+    said = session.virsh(
+        'start hrandom; '
+        'qemu-monitor-command hrandom --hmp "device_add spapr-rng"; '
+        f'event --domain hrandom --event lifecycle --timeout {HANG}')
+    assert f'Error: {NO_HOTPLUG}' in said
+    assert 'Shutdown Finished after guest request' in said
+    check_console((tmp_path / 'console').read_text(errors='replace'))
+
+    # Again, to see the device at work
+    session.virsh('start', 'hrandom')
+    until(lambda: session.statistic('calls') >= 100)
+    assert session.statistic('bytes') >= 800
+    assert session.statistic('timeouts') == 0
+    session.virsh('destroy', 'hrandom')
+    assert session.virsh('domstate', 'hrandom').strip() == 'shut off'
+    session.virsh('undefine', 'hrandom')
