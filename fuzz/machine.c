@@ -432,7 +432,7 @@ void machine_save(Machine *m)
     if (asprintf(&uri, "\"uri\": \"file:%s\"", state) < 0) {
         abort();
     }
-    /* Of the one before, there is something to do after it was completed. */
+    /* The previous migration may still be cleaning up. */
     while (!machine_command(m, "migrate", uri)) {
         if (patience_is_over(patience)) {
             failed(m, "migrate is refused");
