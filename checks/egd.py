@@ -2,10 +2,19 @@
 """An entropy gathering daemon that misbehaves on request."""
 
 import base64
+import fcntl
 import os
 import socket
+import struct
+import termios
 import threading
 import time
+
+
+def unread(connection):
+    """How many bytes the other end of a unix socket has not read yet."""
+    size = fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4))
+    return struct.unpack('i', size)[0]
 
 
 class EgdDaemon:
@@ -13,10 +22,11 @@ class EgdDaemon:
     Gives random bytes on a unix socket: N for the request 0x02 N, a byte N
     and then N for 0x01 N. On any other it hangs up.
 
-    single_bytes: send every byte on its own
+    single_bytes: send a byte when the one before has been read
     silent: never answer; what was asked meanwhile stays without an answer
     random: a function that makes as many bytes
     given: the random bytes sent so far, in order
+    asked: how many random bytes were asked for so far
     requests, connections: how many there were so far
     """
 
@@ -26,6 +36,7 @@ class EgdDaemon:
         self.silent = False
         self.random = os.urandom
         self.given = bytearray()
+        self.asked = 0
         self.requests = 0
         self.connections = 0
         self._left = None
@@ -101,6 +112,7 @@ class EgdDaemon:
         if len(request) < 2 or request[0] not in (1, 2):
             return False
         size = request[1]
+        self.asked += size
         self.requests += 1
         if self.silent:
             return True
@@ -111,7 +123,8 @@ class EgdDaemon:
         for _ in range(size):
             if not self._give(connection, 1):
                 return False
-            time.sleep(0.0005)  # not to be read together with the next
+            while connection in self._open and unread(connection):
+                time.sleep(0.0001)
         return True
 
     def _give(self, connection, size):

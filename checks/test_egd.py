@@ -80,6 +80,7 @@ def test_first_call_is_cheap(daemon, start):
 
 
 def test_single_bytes(daemon, start):
+    """Bytes that come one by one are no reason to ask for more at a time."""
     daemon.single_bytes = True
     daemon.start()
     guest = start(cpus=2)
@@ -88,6 +89,7 @@ def test_single_bytes(daemon, start):
     assert_in_order(guest.values(0), daemon.given)
     assert_in_order(guest.values(1), daemon.given)
     assert not set(guest.values(0)) & set(guest.values(1))
+    assert daemon.asked <= 400 * 8 + 8
     guest.quit()
 
 

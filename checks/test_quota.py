@@ -72,7 +72,8 @@ def test_masked_interrupts(guest):
     vm = guest(URANDOM, '-icount', 'shift=4', device=device(8000, 1000))
     vm.call(500)
     vm.finish()
-    assert statistic(vm, 'throttled') > 50
+    # After a wait, at most the 50 words of 50 ms come without another one.
+    assert statistic(vm, 'throttled') >= 8
     # Not each millisecond, as it would if it took them
     assert vm.get(0, TICKS) < 10
     vm.quit()

@@ -229,7 +229,7 @@ def test_ceded(start, way):
 
     Where the host's clock decides, that has the time that the left one had.
     """
-    vm = start(way, timeout=1000)
+    vm = start(way, timeout=3000)
     cpu = vm.cpus - 1
     begin(vm, cpu)
     time.sleep(0.5)
@@ -240,7 +240,7 @@ def test_ceded(start, way):
     before = time.monotonic()
     begin(vm, cpu)
     vm.finish()
-    assert lasted(vm, way, cpu, START, END, before) >= 1
+    assert lasted(vm, way, cpu, START, END, before) >= 3
     assert failed(vm, cpu) == 1
     assert counted(vm) == (2, 1)
     vm.quit()
@@ -253,14 +253,14 @@ def test_joined(start, way):
 
     H_CONFER to itself is the same to QEMU.
     """
-    vm = start(way, timeout=1000)
+    vm = start(way, timeout=3000)
     begin(vm, 1)
     time.sleep(0.5)
     before = time.monotonic()
     interrupt(vm, 1, H_JOIN)
     vm.finish()
     assert vm.get(1, INNER_STATUS) == H_SUCCESS
-    assert lasted(vm, way, 1, INNER_END, END, before) >= 1
+    assert lasted(vm, way, 1, INNER_END, END, before) >= 3
     assert failed(vm, 1) == 1
     assert counted(vm) == (2, 1)
     vm.quit()

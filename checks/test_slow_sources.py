@@ -92,6 +92,7 @@ def start_calling(source, start):
         vm = start(slow)
         calls_all_the_time(vm)
         until(lambda: slow.is_read)
+        assert_reads_aside(vm.vm, slow)
         return slow, vm
     return make
 
@@ -227,10 +228,10 @@ def test_slower_than_a_call_may_wait(source, start):
     vm = start(slow, device=',timeout=100')
     calls_all_the_time(vm)
     until(lambda: statistic(vm, 'bytes') >= 64)
-    timeouts = statistic(vm, 'timeouts')
-    assert timeouts > 0
-    assert statistic(vm, 'calls') == timeouts + statistic(vm, 'bytes') // 8 or \
-        statistic(vm, 'timeouts') > timeouts
+    vm.vm.cmd('stop')
+    calls, timeouts, size = (statistic(vm, name) for name in
+                             ('calls', 'timeouts', 'bytes'))
+    assert timeouts > 0 and calls == timeouts + size // 8
     vm.quit()
 
 
@@ -327,6 +328,28 @@ def test_learns(source, start, capsys, which):
 
     # Reads that a busy host stretches look as if the source had changed.
     assert best_run(run, 0.8) >= 0.8
+
+
+def test_little_by_little(source, start, capsys):
+    """A guest that takes a word now and then uses up whole chunks as well."""
+    slow = source((64, 3))
+    vm = start(slow, device=',timeout=0,pool-size=16')
+    vm.call(1000)
+    vm.finish()
+
+    def run():
+        before = slow.chunks, slow.given
+        for _ in range(200):
+            vm.call()
+            vm.finish()
+            time.sleep(0.005)
+        chunks, given = slow.chunks - before[0], slow.given - before[1]
+        with capsys.disabled():
+            print(f'\n{chunks} chunks for {given} bytes', end=' ')
+        return given / 64 / chunks
+
+    assert best_run(run, 0.8) >= 0.8
+    vm.quit()
 
 
 @sources('10ms-64', '20ms-32')
