@@ -14,7 +14,7 @@ export PREFIX DESTDIR
 
 .DEFAULT_GOAL = help
 .PHONY: help packages tree qemu peer build run shell check bench soak \
-	quality many fuzz coverage docs series install uninstall bisect-check \
+	quality many fuzz coverage docs series install uninstall deb bisect-check \
 	export clean
 
 help: ## this list
@@ -52,6 +52,11 @@ install: tree ## install a QEMU with all features, below PREFIX=/usr/local: 10 m
 
 uninstall: ## take it away
 	@scripts/install $(OUT) remove
+
+deb: tree ## Debian packages of QEMU with the device, made and tried in chroots: 30 minutes
+	@scripts/install-packages deb
+	@guests/linux/build 6.1
+	@scripts/make-deb $(OUT)
 
 check: $(if $(SANITIZE),qemu,build peer) ## run every test; some on a QEMU with SANITIZE=address,undefined or thread
 	@OUT=$(OUT) SANITIZE=$(SANITIZE) scripts/check
