@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 import pytest
 
 from bare_metal import (H_HARDWARE, H_SUCCESS, add_disk, hmp, source_bytes,
-                        statistic, until, word)
+                        until, word)
 from conftest import Fifo
 from test_waiting import ways
 
@@ -131,6 +131,19 @@ def test_while_calls_wait(start, sources, way):
     vm.finish()
     assert numbers(vm) == {'a': list(range(2 * vm.cpus)),
                            'b': list(range(vm.cpus))}
+
+
+def test_half_a_word(start, sources):
+    """What has come of a word of the old source is thrown away."""
+    vm = start('-trace', 'spapr_rng_receive')
+    vm.call()
+    sources.fifos['a'].write(source_bytes(0, 1)[:5])
+    until(lambda: '\nspapr_rng_receive 5 bytes\n' in '\n' + vm.log())
+    sources.give('b', 1)
+    replace(vm, 'rng1')
+    vm.finish()
+    assert numbers(vm) == {'a': [], 'b': [0]}
+    vm.quit()
 
 
 @pytest.mark.parametrize('timeout', [0, 300])
