@@ -93,6 +93,18 @@ def test_single_bytes(daemon, start):
     guest.quit()
 
 
+def test_single_bytes_for_one_call(daemon, start):
+    """Eight, and not more with each of them that comes."""
+    daemon.single_bytes = True
+    daemon.start()
+    guest = start()
+    for calls in 1, 2, 3:
+        guest.call()
+        guest.finish()
+        assert daemon.asked == len(daemon.given) == 8 * calls
+    guest.quit()
+
+
 def test_daemon_hangs_up(daemon, start):
     """In the middle of answers, five times: what was asked for is again."""
     daemon.start()
