@@ -111,4 +111,9 @@ def test_null_chardev(guest):
     vm = guest('rng-egd,chardev=egd', '-chardev', 'null,id=egd',
                device=TIMEOUT)
     check_silent(vm, 'rng-egd')
+    # Nor is it said again, however long this lasts.
+    time.sleep(INTERVAL + 1)
+    vm.call()
+    vm.finish()
+    assert len(vm.reports()) == 1
     vm.quit()
