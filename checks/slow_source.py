@@ -56,6 +56,7 @@ class SlowSource:
         self.path.write_bytes(os.urandom(SIZE))
         self.backend = f'rng-random,filename={self.path}'
         self._library = library
+        self._kept_out = set()
         self._new_control = [0, 0, chunk, round(ms * 1000), most]
         self._control, self.wrapper = self._prepare('slow-control')
 
@@ -86,9 +87,31 @@ class SlowSource:
         """It makes as many as are wanted."""
         self._control[CHUNKS_MOST] = FOR_EVER
 
-    def readers(self):
-        """The ids of the threads of QEMU that have read."""
-        return {tid for tid in self._control[READERS:READERS + 16] if tid}
+    def slow_down(self, ms):
+        """From now on it takes as many milliseconds for a chunk."""
+        self._control[CHUNK_US] = ms * 1000
+
+    def keep_out(self, vm):
+        """
+        No thread of QEMU's may read that takes its big lock.
+
+        These are those of the vCPUs and the main one, which has the process's
+        id. To be called before a read may take that lock: then, QEMU does not
+        answer.
+        """
+        self._kept_out = {vm.get_pid(), *(
+            cpu['thread-id'] for cpu in vm.cmd('query-cpus-fast'))}
+
+    def check_readers(self):
+        """
+        None of these threads has read, in which a read stops the machine.
+
+        This holds however busy the host is.
+        """
+        readers = {tid for tid in self._control[READERS:READERS + 16] if tid}
+        assert readers and self._kept_out
+        assert not readers & self._kept_out, \
+            'QEMU reads the source in a thread that holds its big lock'
 
     def plain_rate(self, size):
         """Bytes per second of a program that does nothing but read."""

@@ -45,8 +45,10 @@ def source(library, tmp_path):
 def start(guest):
     """A function that starts the guest on it."""
     def make(slow, *args, device='', **kwargs):
-        return guest(slow.backend, *args, wrapper=slow.wrapper,
-                     device=f',id=d{device}', **kwargs)
+        vm = guest(slow.backend, *args, wrapper=slow.wrapper,
+                   device=f',id=d{device}', **kwargs)
+        slow.keep_out(vm.vm)
+        return vm
     return make
 
 
@@ -60,18 +62,6 @@ def stop_calling(vm):
     vm.set(0, GO, vm.get(0, DONE))
     vm.vm.cmd('system_reset')
     vm.vm.event_wait('RESET')
-
-
-def assert_reads_aside(vm, slow):
-    """
-    No thread has read in which a read would stop the machine.
-
-    This holds however busy the host is. The threads of the vCPUs and the main
-    one, which has the process's id, are those that take QEMU's big lock.
-    """
-    threads = {cpu['thread-id'] for cpu in vm.cmd('query-cpus-fast')}
-    assert slow.readers()
-    assert not slow.readers() & {vm.get_pid(), *threads}
 
 
 def until_it_hangs(slow):
@@ -92,7 +82,7 @@ def start_calling(source, start):
         vm = start(slow)
         calls_all_the_time(vm)
         until(lambda: slow.is_read)
-        assert_reads_aside(vm.vm, slow)
+        slow.check_readers()
         return slow, vm
     return make
 
@@ -105,21 +95,23 @@ def start_hanging(source, start):
         vm = start(slow, device=f',timeout={timeout}')
         calls_all_the_time(vm)
         until_it_hangs(slow)
+        slow.check_readers()
         return slow, vm
     return make
 
 
 def answers_soon(vm, capsys, name):
-    """The monitor does: the worst of some answers, at its best."""
-    def run():
-        times = latencies(vm, 80)
+    """The monitor does: once, if the host is busy, each of some answers."""
+    def worst():
+        with within(HANG):
+            times = latencies(vm, 40)
         with capsys.disabled():
             print(f'\n{name}: monitor, median '
                   f'{statistics.median(times) * 1e3:.2f} ms, worst '
                   f'{times[-1] * 1e3:.2f} ms', end=' ')
-        return 1 / times[-1]
+        return times[-1]
 
-    assert best_run(run, 1 / 0.05) >= 1 / 0.05
+    until(lambda: worst() < 0.05)
 
 
 @sources(*SLOW)
@@ -131,7 +123,7 @@ def test_monitor(start_calling, capsys, which):
     """
     slow, vm = start_calling(which)
     answers_soon(vm.vm, capsys, f'{which[0]} bytes each {which[1]} ms')
-    assert_reads_aside(vm.vm, slow)
+    slow.check_readers()
     vm.quit()
 
 
@@ -139,7 +131,7 @@ def test_monitor(start_calling, capsys, which):
 def test_monitor_while_a_read_hangs(start_hanging, capsys, most):
     slow, vm = start_hanging(most)
     answers_soon(vm.vm, capsys, 'a read that does not return')
-    assert_reads_aside(vm.vm, slow)
+    slow.check_readers()
     vm.quit()
 
 
@@ -170,7 +162,7 @@ def test_commands(start_calling, tmp_path, which):
     do_commands(vm, tmp_path)
     before = statistic(vm, 'bytes')
     until(lambda: statistic(vm, 'bytes') >= before + 100)
-    assert_reads_aside(vm.vm, slow)
+    slow.check_readers()
     vm.quit()
 
 
@@ -182,7 +174,7 @@ def test_commands_while_a_read_hangs(start_hanging, tmp_path, most):
     do_commands(vm, tmp_path)
     assert slow.is_read and slow.chunks == most
     assert statistic(vm, 'bytes') == before
-    assert_reads_aside(vm.vm, slow)
+    slow.check_readers()
     vm.quit()
 
 
@@ -269,6 +261,7 @@ def test_other_vcpu(source, start, capsys, which):
         alone = min(run() for _ in range(4))
         calls_all_the_time(vm)
         until(lambda: slow.is_read)
+        slow.check_readers()
         beside = min(run() for _ in range(4))
         assert not vm.done(0)
         stop_calling(vm)
@@ -352,13 +345,28 @@ def test_little_by_little(source, start, capsys):
     vm.quit()
 
 
-@sources('10ms-64', '20ms-32')
-def test_single_call(source, start, which):
+def check_single_calls(slow, vm):
     """
     A call's word comes with the chunk that is on or the next one.
 
-    Only as many are allowed: the call could not end if it needed one more.
+    Only as many are allowed: the call could not end if it needed one more. The
+    guest calls all the time, so that nothing is left that was read before.
     """
+    chance = random.Random(1)
+    calls_all_the_time(vm)
+    for _ in range(10):
+        slow.allow(0)
+        until_it_hangs(slow)
+        before = statistic(vm, 'bytes')
+        slow.allow(2)
+        until(lambda least=before: statistic(vm, 'bytes') > least)
+        slow.heal()
+        time.sleep(chance.random() * 0.05)
+
+
+@sources('10ms-64', '20ms-32')
+def test_single_call(source, start, which):
+    """The first one, and each of a guest that has called for a while."""
     slow = source(which, most=2)
     vm = start(slow, device=',timeout=0')
     vm.call()
@@ -366,16 +374,22 @@ def test_single_call(source, start, which):
     slow.heal()
     vm.call(400)
     vm.finish()
+    check_single_calls(slow, vm)
+    vm.quit()
 
-    chance = random.Random(1)
-    for _ in range(100):
-        slow.allow(2)
-        vm.call()
-        vm.finish()
-        assert vm.results()[-1][0] == H_SUCCESS
-        if chance.random() < 0.3:
-            slow.heal()
-            time.sleep(chance.random() * 0.05)
+
+def test_becomes_slow(source, start):
+    """Of a source that was fast, much is read at a time, but no longer."""
+    slow = source((64, 0))
+    vm = start(slow, device=',timeout=0')
+    vm.call(1000)
+    vm.finish()
+    slow.slow_down(5)
+    # First what was read ahead, in a ring of 128 KiB and the pool; then 150
+    # chunks
+    vm.call(((128 + 4) * 1024 + 150 * 64) // 8, record=False)
+    vm.finish()
+    check_single_calls(slow, vm)
     vm.quit()
 
 
@@ -407,9 +421,11 @@ def test_linux(source, top, tmp_path, pseries, capsys):
         *linux_args(top, '6.1', tmp_path, JOB), '-device',
         'virtio-rng-pci,rng=rng0', '-object', f'{slow.backend},id=rng0',
         wrapper=slow.wrapper))
+    slow.keep_out(guest.vm)
     assert guest.run(VIRTIO) == ([], 0)
     guest.type('dd if=/dev/hwrng of=/dev/null bs=512')
     until(lambda: slow.is_read)
+    slow.check_readers()
 
     def run():
         begin, before = time.monotonic(), slow.given
@@ -430,6 +446,6 @@ def test_linux(source, top, tmp_path, pseries, capsys):
         with within(HANG):
             guest.vm.cmd(command)
     assert slow.is_read
-    assert_reads_aside(guest.vm, slow)
+    slow.check_readers()
     with within(HANG):
         guest.quit()
