@@ -35,10 +35,13 @@ def nanoseconds(value):
     return f'{value} ns'
 
 
+def hangs(figures):
+    return f"hangs: no answer in {figures['hangs_after_s']} s"
+
+
 def cells(figures, rate):
     if 'hangs_after_s' in figures:
-        limit = figures['hangs_after_s']
-        return [f'hangs: no answer in {limit} s', *[''] * len(FIGURES)]
+        return [hangs(figures), *[''] * len(FIGURES)]
     return [*(nanoseconds(figures[key]) for key in FIGURES),
             f'{figures[rate]:,}']
 
@@ -78,8 +81,7 @@ def pools(entries):
 
 
 def milliseconds(figures, key):
-    return f'{figures[key]} ms' if key in figures else \
-        f"hangs: no answer in {figures['hangs_after_s']} s"
+    return f'{figures[key]} ms' if key in figures else hangs(figures)
 
 
 def slow(entries):

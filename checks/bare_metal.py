@@ -3,6 +3,7 @@
 
 import array
 import faulthandler
+import fcntl
 import itertools
 import mmap
 import signal
@@ -108,6 +109,11 @@ def within(seconds):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def ioctl_int(file, request):
+    """The int that an ioctl(2) of a file gives."""
+    return struct.unpack('i', fcntl.ioctl(file, request, bytes(4)))[0]
 
 
 def cpu_seconds(pid):

@@ -2,9 +2,9 @@
 """What all checks share: where things are, and a machine to start."""
 
 import contextlib
-import fcntl
 import functools
 import os
+import subprocess
 import sys
 import termios
 from pathlib import Path
@@ -13,11 +13,13 @@ import pytest
 
 import bare_metal
 import sanitizers
-from bare_metal import HANG
-from installation import PREFIX, install
+from bare_metal import HANG, ioctl_int
 
 TOP = Path(__file__).resolve().parent.parent
 OUT = Path(os.environ.get('OUT', TOP / 'build')).resolve()
+
+# Of the build with all features
+PREFIX = os.environ.get('PREFIX', '/usr/local')
 
 # The build of QEMU that guests run on, of scripts/build-qemu's; '' for native
 KIND = os.environ.get('KIND', '')
@@ -79,6 +81,14 @@ def top():
 def out():
     """Where the tested QEMU was built."""
     return OUT
+
+
+def install(job, root):
+    """Add below root the QEMU of "make install", or remove it from there."""
+    return subprocess.run(
+        [TOP / 'scripts/install', OUT, job], text=True, check=False,
+        capture_output=True, env=dict(os.environ, DESTDIR=str(root),
+                                      PREFIX=PREFIX))
 
 
 @pytest.fixture(scope='session')
@@ -157,9 +167,7 @@ class Fifo:
 
     def unread(self):
         """How many bytes nobody has read yet."""
-        size = bytearray(4)
-        fcntl.ioctl(self._fd, termios.FIONREAD, size)
-        return int.from_bytes(size, sys.byteorder)
+        return ioctl_int(self._fd, termios.FIONREAD)
 
     def close(self):
         os.close(self._fd)

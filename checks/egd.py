@@ -2,19 +2,13 @@
 """An entropy gathering daemon that misbehaves on request."""
 
 import base64
-import fcntl
 import os
 import socket
-import struct
 import termios
 import threading
 import time
 
-
-def unread(connection):
-    """How many bytes the other end of a unix socket has not read yet."""
-    size = fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4))
-    return struct.unpack('i', size)[0]
+from bare_metal import ioctl_int
 
 
 class EgdDaemon:
@@ -123,7 +117,8 @@ class EgdDaemon:
         for _ in range(size):
             if not self._give(connection, 1):
                 return False
-            while connection in self._open and unread(connection):
+            while connection in self._open and \
+                    ioctl_int(connection, termios.TIOCOUTQ):
                 time.sleep(0.0001)
         return True
 

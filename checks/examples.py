@@ -7,12 +7,11 @@ known.
 
 import struct
 import subprocess
-from pathlib import Path
 
 from bare_metal import source_bytes, word
+from conftest import GUESTS, TOP
 from linux_guest import initrd_with_job
 
-TOP = Path(__file__).resolve().parent.parent
 EXAMPLES = TOP / 'docs/examples'
 BINARY = '/usr/bin/qemu-system-ppc64'
 SOURCE = '/dev/urandom'
@@ -55,7 +54,7 @@ def make_source(directory):
 
 def linux_properties(directory):
     """The machine properties that boot Linux with the job."""
-    guest = TOP / 'build/guests/linux-6.1'
+    guest = GUESTS / 'linux-6.1'
     return {'kernel': str(guest / 'vmlinux'),
             'initrd': str(initrd_with_job(guest, directory, JOB)),
             'append': 'console=hvc0 loglevel=1'}

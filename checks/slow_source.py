@@ -8,6 +8,9 @@ import subprocess
 import time
 from pathlib import Path
 
+# Like a TPM's generator: bytes of a chunk, and the milliseconds it takes
+SLOW = {'10ms-64': (64, 10), '20ms-32': (32, 20), '500ms-32': (32, 500)}
+
 SIZE = 1 << 20
 FOR_EVER = 2 ** 31 - 1
 

@@ -77,7 +77,7 @@ def test_bare_metal(found):
 
 
 def test_slow(found):
-    """The guest gets nearly what there is, and QEMU can be stopped meanwhile."""
+    """The guest gets bytes, no more than there are, and QEMU can be stopped."""
     entries = found['results']['slow']
     assert [(e['chunk'], e['chunk_ms'], e['qemu']) for e in entries] == [
         (chunk, ms, qemu) for chunk, ms in ((64, 10), (32, 20), (32, 500))

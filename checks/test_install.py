@@ -8,8 +8,8 @@ import subprocess
 import pytest
 
 from bare_metal import add_disk, hmp, statistic, until
+from conftest import PREFIX, install
 from egd import EgdDaemon
-from installation import PREFIX, install
 
 ALL = {
     'rng-builtin': (),

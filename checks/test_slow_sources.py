@@ -10,13 +10,10 @@ import pytest
 from bare_metal import (DONE, GO, HANG, H_HARDWARE, H_NOBODYS, H_SUCCESS, TIME,
                         TB_HZ, add_disk, hmp, statistic, until, within)
 from linux_guest import JOB, Guest, linux_args
-from slow_source import SlowSource, build, latencies
+from slow_source import SLOW, SlowSource, build, latencies
 from test_speed import best_run
 
 ENDLESS = 1 << 40
-
-# Bytes of a chunk, and its milliseconds
-SLOW = {'10ms-64': (64, 10), '20ms-32': (32, 20), '500ms-32': (32, 500)}
 
 
 def sources(*names):
@@ -104,7 +101,7 @@ def answers_soon(vm, capsys, name):
     """The monitor does: once, if the host is busy, each of some answers."""
     def worst():
         with within(HANG):
-            times = latencies(vm, 40)
+            times = latencies(vm, 80)
         with capsys.disabled():
             print(f'\n{name}: monitor, median '
                   f'{statistics.median(times) * 1e3:.2f} ms, worst '
