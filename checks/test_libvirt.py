@@ -4,7 +4,9 @@
 import json
 import os
 import subprocess
+import tempfile
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 
@@ -88,10 +90,12 @@ class Session:
 
 
 @pytest.fixture
-def session(tmp_path):
-    started = Session(tmp_path)
-    yield started
-    started.end()
+def session():
+    """Its sockets' names are long, and a socket's path has 107 bytes at most."""
+    with tempfile.TemporaryDirectory() as directory:
+        started = Session(Path(directory))
+        yield started
+        started.end()
 
 
 def test_libvirt(session, installed, tmp_path):
