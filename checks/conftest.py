@@ -106,6 +106,14 @@ def tree():
     return OUT / 'qemu'
 
 
+class Machine(QEMUMachine):
+    """One whose monitor has to answer; its `qmp_timer` is for the greeting."""
+
+    def launch(self):
+        super().launch()
+        self._qmp.settimeout(HANG)
+
+
 def machine(directory, *args, accel='tcg', build=OUT / KIND,
             firmware='/usr/share/qemu', **kwargs):
     """
@@ -113,9 +121,9 @@ def machine(directory, *args, accel='tcg', build=OUT / KIND,
 
     firmware: the directory, None for that of an installed QEMU
     """
-    vm = QEMUMachine(str(build / 'qemu-system-ppc64'),
-                     base_temp_dir=directory, log_dir=directory,
-                     qmp_timer=HANG, **kwargs)
+    vm = Machine(str(build / 'qemu-system-ppc64'),
+                 base_temp_dir=directory, log_dir=directory,
+                 qmp_timer=HANG, **kwargs)
     # The capabilities are those that TCG lacks, each a warning otherwise.
     vm.add_args(*(['-L', firmware] if firmware else []), '-nodefaults',
                 '-accel', accel, '-machine',
