@@ -94,6 +94,10 @@ class SlowSource:
         """From now on it takes as many milliseconds for a chunk."""
         self._control[CHUNK_US] = ms * 1000
 
+    def readers(self):
+        """The ids of the threads of QEMU that have read."""
+        return {tid for tid in self._control[READERS:READERS + 16] if tid}
+
     def keep_out(self, vm):
         """
         No thread of QEMU's may read that takes its big lock.
@@ -111,9 +115,8 @@ class SlowSource:
 
         This holds however busy the host is.
         """
-        readers = {tid for tid in self._control[READERS:READERS + 16] if tid}
-        assert readers and self._kept_out
-        assert not readers & self._kept_out, \
+        assert self.readers() and self._kept_out
+        assert not self.readers() & self._kept_out, \
             'QEMU reads the source in a thread that holds its big lock'
 
     def plain_rate(self, size):
