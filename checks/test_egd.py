@@ -248,7 +248,8 @@ class UdpDaemon:
 
     def __init__(self):
         self.given = bytearray()
-        self.lose = 0       # as many of those that come
+        self.deaf = False   # what comes is lost
+        self.lost = 0
         self._socket = self._bind(0)
         self.port = self._socket.getsockname()[1]
         self._socket.close()
@@ -270,8 +271,8 @@ class UdpDaemon:
             if request == b'end':
                 served.close()
                 return
-            if self.lose:
-                self.lose -= 1
+            if self.deaf:
+                self.lost += 1
                 continue
             for command, size in zip(request[::2], request[1::2]):
                 assert command == 2
@@ -304,9 +305,13 @@ def test_datagrams(udp):
     daemon, vm = udp
     daemon.start()
     check_datagrams(daemon, vm)
-    daemon.lose = 1
-    check_datagrams(daemon, vm)
-    assert daemon.lose == 0
+    daemon.deaf = True
+    vm.call(1000)
+    until(lambda: daemon.lost)
+    assert vm.calls_wait()
+    daemon.deaf = False
+    vm.finish()
+    assert_in_order(vm.values(), daemon.given)
     vm.quit()
     daemon.stop()
     assert 'no daemon' not in vm.log()
