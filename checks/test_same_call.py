@@ -51,7 +51,7 @@ def interrupt(vm, cpu, opcode, stack=0, calls=1):
 def inner_gets_word(vm, cpu, fifo, stack):
     """Have the handler make a call, which waits, then gets word 0."""
     interrupt(vm, cpu, H_RANDOM, stack)
-    until(lambda: vm.get(cpu, INNER_START))
+    until(lambda: counted(vm) == (2, 0))
     time.sleep(0.1)
     assert vm.get(cpu, INNER_COUNT) == 0
     fifo.write(source_bytes(0, 1))
