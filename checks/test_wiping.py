@@ -105,6 +105,20 @@ def test_reset(guest, fifo):
     assert not after & set(range(first))
 
 
+def test_replaced(guest, fifo):
+    """What has come of a word, when another source takes over."""
+    vm = guest(fifo.backend, '-object', 'rng-builtin,id=rng1',
+               '-trace', 'spapr_rng_receive', accel=ACCEL, device=DEVICE)
+    vm.call()
+    fifo.write(MARK + b'!')
+    until(lambda: 'spapr_rng_receive 7 bytes' in vm.log())
+    assert found(vm)[0]
+    vm.vm.cmd('qom-set', path='/machine/peripheral/d', property='rng',
+              value='rng1')
+    vm.finish()
+    assert found(vm) == (set(), 0)
+
+
 @pytest.mark.parametrize('file, functions', [
     ('backends_rng.c', ['rng_backend_finalize', 'rng_backend_cancel_requests',
                         'rng_backend_finalize_request']),
