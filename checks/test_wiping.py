@@ -106,16 +106,21 @@ def test_reset(guest, fifo):
 
 
 def test_replaced(guest, fifo):
-    """What has come of a word, when another source takes over."""
+    """
+    What has come of a word, when another source takes over.
+
+    Nobody calls then, so that nothing else is put in the same place.
+    """
     vm = guest(fifo.backend, '-object', 'rng-builtin,id=rng1',
-               '-trace', 'spapr_rng_receive', accel=ACCEL, device=DEVICE)
+               '-trace', 'spapr_rng_receive', accel=ACCEL,
+               device=',id=d,timeout=300,health-test=off')
     vm.call()
     fifo.write(MARK + b'!')
     until(lambda: 'spapr_rng_receive 7 bytes' in vm.log())
+    vm.finish()
     assert found(vm)[0]
     vm.vm.cmd('qom-set', path='/machine/peripheral/d', property='rng',
               value='rng1')
-    vm.finish()
     assert found(vm) == (set(), 0)
 
 
