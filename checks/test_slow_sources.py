@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bare_metal import (DONE, GO, HANG, H_HARDWARE, H_NOBODYS, H_SUCCESS, TIME,
-                        TB_HZ, add_disk, hmp, statistic, until, within)
+from bare_metal import (DONE, GO, HANG, H_HARDWARE, H_NOBODYS, TIME, TB_HZ,
+                        add_disk, hmp, statistic, until, within)
 from linux_guest import JOB, Guest, linux_args
 from slow_source import SLOW, SlowSource, build, latencies
 from test_speed import best_run
