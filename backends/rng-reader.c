@@ -1,5 +1,5 @@
 /*
- * A thread that reads a file, so that nobody who holds the BQL has to
+ * A thread that reads a file, so that no holder of the BQL has to
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -17,8 +17,8 @@
 #define RING_SIZE (128 * KiB)
 
 /*
- * How much is read ahead, as a multiple of what is asked for at a time: to wake
- * the thread takes some 10 us
+ * How much is read ahead, as a multiple of the size that a caller asks for.
+ * Waking the thread takes about 10 us, so one wake-up should serve many calls.
  */
 #define AHEAD_FACTOR 32
 
@@ -26,34 +26,34 @@
 #define STEP_SIZE 8
 #define STEP_MAX 7
 
-/* A read that takes longer is a slow one */
+/* A read that takes longer is slow */
 #define SLOW_NS (1 * SCALE_MS)
 
-/* After so many fast reads a source is not slow any more */
+/* After so many fast reads in a row, the source counts as fast */
 #define READS_TO_TRUST 16
 
-/* After so many reads it is tried again whether longer ones pay */
+/* After so many reads, the next longer size is tried again */
 #define READS_TO_FORGET 64
 
-/* After so many late reads in a row, it is the source that has changed */
+/* After so many late reads in a row, the source itself has become slower */
 #define LATE_READS 3
 
 /**
  * struct RngReader - a thread that reads a file
- * @lock: protects all fields but @fd, which does not change, and those bytes of
- *        @ring that are empty, which belong to the thread
+ * @lock: protects all fields except for @fd, which does not change, and the
+ *        bytes of @ring that are not ready, which belong to the thread
  * @cond: signalled when @reading or @bh changes
  * @fd: the file
- * @bh: scheduled for those that wait; NULL: the owner has freed the reader, and
- *      the thread frees this structure
+ * @bh: scheduled if @waited_for; NULL: the owner has freed the reader, and the
+ *      thread frees this structure
  * @reading: the thread reads until @level reaches @target, or @error is set
- * @waited_for: somebody found no bytes and wants to be told when some come
+ * @waited_for: the owner waits for the end of a read
  * @asked: bytes have been asked for before
- * @filled: the read before gave all that it asked for
- * @slow: how many fast reads there have to be until the source is a fast one
- * @error: the errno of the read before, ENODATA at the end of the file
- * @ahead: how many bytes are kept ready for those who will ask for them
- * @target: how many bytes are to be ready
+ * @filled: the last read gave as many bytes as it asked for
+ * @slow: how many more fast reads make the source fast; 0: the source is fast
+ * @error: the errno of the last read; ENODATA at the end of the file
+ * @ahead: how many bytes to keep ready for later calls
+ * @target: the thread reads until so many bytes are ready
  * @ring: the bytes that are ready; all others are zero
  * @head: the offset in @ring of the first byte that is ready
  * @level: how many bytes are ready
@@ -86,25 +86,25 @@ struct RngReader {
     int64_t best_ns[STEP_MAX + 1];
 };
 
-/* How much to ask for at a time */
+/* The size of a read */
 
 static size_t read_size(RngReader *r)
 {
     return STEP_SIZE << r->step;
 }
 
-/* Whether a read of step i + 1 takes hardly longer than one of step i. */
+/* Whether a read of step i + 1 takes hardly longer than a read of step i. */
 static bool longer_read_pays(RngReader *r, unsigned i)
 {
     return r->best_ns[i + 1] <= MAX(SLOW_NS, r->best_ns[i] * 3 / 2);
 }
 
 /*
- * A call that comes while a read is on has to wait for its end. Hardware
- * generators make some 32 or 64 bytes at a time: a read of more takes so much
- * longer, a read of less takes as long. So reads grow as long as they take
- * hardly longer for it. The least times are compared, since a busy host can
- * stretch a read, but cannot shorten it.
+ * A caller that finds no bytes has to wait for the end of the current read. A
+ * hardware generator makes 32 or 64 bytes at a time, for example: a longer read
+ * takes a multiple of the time, a shorter read takes the whole time. So the
+ * size grows as long as the read takes hardly longer. Compare the shortest
+ * times, since a busy host can delay a read, but cannot speed it up.
  */
 static void learn_size(RngReader *r, int64_t ns)
 {
@@ -131,14 +131,14 @@ static void learn_size(RngReader *r, int64_t ns)
 
 /* The thread */
 
-/* Room behind the bytes that are ready, as far as it is in one piece. */
+/* The contiguous room after the bytes that are ready */
 static size_t ring_room(RngReader *r, size_t *tail)
 {
     *tail = (r->head + r->level) % RING_SIZE;
     return MIN(RING_SIZE - r->level, RING_SIZE - *tail);
 }
 
-/* A slow source takes as long for a part of what it gives at once. */
+/* A slow source takes just as long for fewer bytes than read_size(). */
 static size_t next_size(RngReader *r)
 {
     return r->slow && r->ahead ? read_size(r) :
@@ -214,9 +214,9 @@ static void start_reading(RngReader *r)
     }
 }
 
-/* Those who take */
+/* The owner of the reader */
 
-/* Hand bytes out, as far as they are in one piece. */
+/* Hand out contiguous bytes, and wipe them in the ring. */
 static size_t take_piece(RngReader *r, void *buf, size_t size)
 {
     uint8_t *p = r->ring + r->head;
@@ -230,9 +230,9 @@ static size_t take_piece(RngReader *r, void *buf, size_t size)
 }
 
 /*
- * Read ahead from the second time on that bytes are asked for, and only if the
- * source gave at once what was asked for before. Of a slow source, have one
- * read's worth ready while the next read is on.
+ * Read ahead from the second call on, and only if the last read gave as many
+ * bytes as it asked for. With a slow source, the bytes of one read are ready
+ * while the next read is pending.
  */
 static void set_target(RngReader *r, size_t size, size_t len, bool ahead)
 {
@@ -246,7 +246,7 @@ static void set_target(RngReader *r, size_t size, size_t len, bool ahead)
     r->target = len == size ? r->ahead : MIN(MAX(r->ahead, size), most);
 }
 
-/* Of a fast source, read much at a time, since to wake the thread is slow. */
+/* Waking the thread is slow: of a fast source, read many bytes at once. */
 static bool needs_more(RngReader *r, size_t len)
 {
     return r->level < (len && !r->slow ? r->target / 2 : r->target);

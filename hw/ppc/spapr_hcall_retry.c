@@ -1,11 +1,11 @@
 /*
- * sPAPR hypercalls that cannot be answered yet
+ * sPAPR hypercalls that have to wait for their answer
  *
- * A vCPU that waits sleeps here, in its thread, for a few milliseconds at a
- * time; it is not "halted" as one that cedes is. A halted vCPU takes interrupts
- * even if the guest has masked them in MSR[EE] (p9_next_unmasked_interrupt()
- * and its kin), and H_JOIN, ibm,suspend-me, start-cpu and CAS read "halted" to
- * learn which vCPUs the guest has given up.
+ * A vCPU that waits sleeps in its own thread, for a few milliseconds at a time.
+ * Unlike a vCPU that cedes, it is not "halted". A halted vCPU takes interrupts
+ * even if the guest has masked them in MSR[EE]: see
+ * p9_next_unmasked_interrupt(). And H_JOIN, ibm,suspend-me, start-cpu and CAS
+ * take a halted vCPU for one that the guest does not use.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -22,22 +22,24 @@
 #include "trace.h"
 
 /*
- * The longest a vCPU sleeps before it returns to its execution loop. Whatever
- * needs the vCPU earlier wakes it, except for interrupts that only KVM sees. A
- * wake-up that is lost costs so long at most.
+ * The longest sleep of a vCPU before it returns to its execution loop. Events
+ * that need the vCPU earlier wake it, except for interrupts that only KVM sees.
+ * This is also the longest delay by a lost wake-up.
  */
 #define SLICE_MS (kvm_enabled() ? 5 : 20)
 
 /*
- * A vCPU that waits tries again after each slice. One whose last try is longer
- * ago runs something else, maybe for ever: an interrupt handler, say.
+ * A vCPU that waits tries again after each slice. A vCPU whose last try is
+ * longer ago than this runs other code, such as an interrupt handler, and may
+ * never try again.
  */
 #define AWAY_NS (100 * SCALE_MS)
 
 /*
- * A vCPU takes some 20 microseconds to wake up. If vCPUs took turns call by
- * call, they would get far less than a fast source gives. But where a share is
- * less than this, they do, so that all get the same.
+ * Waking a vCPU takes about 20 microseconds. If each turn were a single
+ * hypercall, vCPUs would get far less than a fast source gives. If a share is
+ * smaller than this, a turn is a single hypercall all the same, so that all
+ * vCPUs get equally much.
  */
 #define SHARE_MIN 8
 
@@ -47,8 +49,9 @@ static SpaprHcallRetry *retry_state(CPUState *cs)
 }
 
 /*
- * The hypercall that the vCPU has put off at the "sc" at @nip, if its stack
- * pointer was the one it has now; NULL for @queue: whatever it waits for.
+ * The hypercall of the vCPU that was deferred at the "sc" at @nip with the
+ * present stack pointer. If @queue is NULL, the hypercall may wait in any
+ * queue.
  */
 static SpaprHcallWaiter *waiter_at(SpaprHcallQueue *queue, CPUState *cs,
                                    target_ulong nip)
@@ -66,7 +69,7 @@ static SpaprHcallWaiter *waiter_at(SpaprHcallQueue *queue, CPUState *cs,
     return NULL;
 }
 
-/* In a hypercall's handler, NIP is behind the "sc". */
+/* While the handler of a hypercall runs, NIP is the address after the "sc". */
 static SpaprHcallWaiter *current_waiter(SpaprHcallQueue *queue, PowerPCCPU *cpu)
 {
     cpu_synchronize_state(CPU(cpu));
@@ -89,9 +92,9 @@ static void waiter_join(SpaprHcallQueue *queue, CPUState *cs)
     int64_t now = cpu_get_clock();
 
     /*
-     * If an interrupt handler does not return to the hypercall that it
-     * interrupted, QEMU does not learn of it. Where such hypercalls take all
-     * places, the one that was tried the longest ago goes.
+     * QEMU does not learn of an interrupt handler that never returns to the
+     * hypercall that it interrupted. If such hypercalls occupy all entries,
+     * drop the one with the oldest try.
      */
     for (int i = 1; i < ARRAY_SIZE(retry->waiters) && w->queue; i++) {
         if (!retry->waiters[i].queue || retry->waiters[i].seen < w->seen) {
@@ -118,7 +121,7 @@ static void waiter_seen(SpaprHcallWaiter *w)
     int64_t now = cpu_get_clock();
     int64_t ns = now - w->seen;
 
-    /* KVM answers H_CEDE itself: the guest may have left the hypercall. */
+    /* KVM answers H_CEDE: the vCPU may have been idle since its last try. */
     if (kvm_enabled() && ns > AWAY_NS) {
         w->since += ns;
     } else {
@@ -128,9 +131,10 @@ static void waiter_seen(SpaprHcallWaiter *w)
 }
 
 /*
- * Whether @self, which was put off later, need not wait for @w. The vCPU of @w
- * may be away. With thread=single, it may take long until a vCPU can try again,
- * but each vCPU can between two tries of another one.
+ * Whether @self, which was deferred later, need not wait for @w, because the
+ * vCPU of @w is away. With thread=single, busy vCPUs can delay a try for long.
+ * But each vCPU runs between two tries of @self, so the last try of @w must
+ * also be older than the one of @self.
  */
 static bool pass_over(SpaprHcallWaiter *w, SpaprHcallWaiter *self)
 {
@@ -143,8 +147,8 @@ static bool pass_over(SpaprHcallWaiter *w, SpaprHcallWaiter *self)
 }
 
 /*
- * Whether @cs, which is not running now, has nothing to do but try again, and
- * no reason to do that now.
+ * Whether @cs, which is not running now, has nothing to do but to try a
+ * deferred hypercall again, and was not woken for that.
  */
 static bool only_waits(CPUState *cs)
 {
@@ -153,7 +157,7 @@ static bool only_waits(CPUState *cs)
     return w && !w->woken;
 }
 
-/* With thread=single, vCPUs take turns, and one that sleeps delays them all. */
+/* With thread=single, vCPUs share a thread: one that sleeps delays all. */
 static bool thread_is_needed(CPUState *self)
 {
     CPUState *cs;
@@ -170,9 +174,9 @@ static bool thread_is_needed(CPUState *self)
 }
 
 /*
- * With -icount, the guest's time passes without instructions only while all
- * vCPUs, which share one thread, are halted; the main loop sees to that. The
- * guest cannot tell: no vCPU runs before all are as they were.
+ * With -icount, all vCPUs share one thread, and the main loop advances the
+ * guest's time without instructions only while all vCPUs are halted. The guest
+ * cannot see that a vCPU was halted: the flag is restored before any vCPU runs.
  */
 static void set_halted(bool halted)
 {
@@ -190,7 +194,7 @@ static void set_halted(bool halted)
         }
         cs->halted = retry->halted = halted;
         if (!halted) {
-            /* An interrupt that came meanwhile may have to wait for MSR[EE]. */
+            /* MSR[EE] may mask an interrupt that came during the halt. */
             ppc_maybe_interrupt(cpu_env(cs));
         }
     }
@@ -231,7 +235,7 @@ bool spapr_hcall_retry_turn(SpaprHcallQueue *queue, PowerPCCPU *cpu)
     if (self) {
         self->woken = false;
     }
-    /* What happens must not depend on what the host's clock says. */
+    /* The host's clock must not have an effect under record and replay. */
     if (replay_mode != REPLAY_MODE_NONE) {
         return true;
     }
@@ -240,7 +244,7 @@ bool spapr_hcall_retry_turn(SpaprHcallQueue *queue, PowerPCCPU *cpu)
         self->away = false;
     }
     QTAILQ_FOREACH(w, &queue->waiters, next) {
-        /* Its own vCPU waits for a hypercall of an interrupt handler. */
+        /* A hypercall that this vCPU interrupted waits for the new one. */
         if (w == self || (w->cs != CPU(cpu) && !pass_over(w, self))) {
             break;
         }
@@ -279,13 +283,13 @@ target_ulong spapr_hcall_retry(SpaprHcallQueue *queue, PowerPCCPU *cpu,
     }
     retry_sleep(cs, MIN(max_ms, SLICE_MS));
     w = waiter_at(queue, cs, cpu->env.nip);
-    if (w) { /* @queue was not drained meanwhile */
+    if (w) { /* @queue was not drained during the sleep */
         waiter_seen(w);
     }
     if (tcg_enabled()) {
-        cpu_exit(cs); /* with thread=single, it is the next vCPU's turn */
+        cpu_exit(cs); /* with thread=single, let the next vCPU run */
     }
-    return opcode; /* r3, for the next time */
+    return opcode; /* r3 of the next try */
 }
 
 int64_t spapr_hcall_retry_end(SpaprHcallQueue *queue, PowerPCCPU *cpu,

@@ -2,11 +2,11 @@
  * sPAPR random number generator: the H_RANDOM hypercall
  *
  * H_RANDOM (LoPAPR 14.15.1) takes no arguments and returns 64 random bits in
- * r4. They come from an RngBackend by way of a small pool, or from KVM, which
+ * r4. The bits come from an RngBackend through a small pool, or from KVM, which
  * then answers the hypercall without leaving the kernel.
  *
- * All functions run under the BQL: the hypercall in the thread of the vCPU that
- * makes it, the others in the main loop.
+ * All functions run under the BQL: the handler of the hypercall in the thread
+ * of the calling vCPU, the other functions in the main loop.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -29,8 +29,10 @@
 
 #define WORD_SIZE SPAPR_RNG_WORD_SIZE
 
-/* How much of its quota a guest can save up; how often it is woken for it */
+/* How much of its quota a guest can save up */
 #define QUOTA_BURST_NS (50 * SCALE_MS)
+
+/* How often a guest that waits for its quota is woken */
 #define QUOTA_WAKE_NS SCALE_MS
 
 /* Quota: max-bytes in each period, word by word */
@@ -40,7 +42,7 @@ static bool quota_is_set(SpaprRng *s)
     return s->max_bytes != SPAPR_RNG_NO_QUOTA;
 }
 
-/* How long a guest that is at its quota has to wait from word to word. */
+/* The time between two words of a guest that uses up its quota */
 static int64_t quota_word_ns(SpaprRng *s)
 {
     return DIV_ROUND_UP((int64_t)s->period * SCALE_MS * WORD_SIZE,
@@ -48,9 +50,10 @@ static int64_t quota_word_ns(SpaprRng *s)
 }
 
 /*
- * Whether the guest may have a word now. Each is due quota_word_ns() after the
- * one before, whenever that was taken: so the rate holds although vCPUs wake
- * up late. Words that a guest does not take for QUOTA_BURST_NS are lost.
+ * Whether the quota allows a word now. A word is due quota_word_ns() after the
+ * previous word was due, not after it was taken: so a vCPU that wakes up late
+ * does not lower the rate. A guest loses words that it does not take for
+ * QUOTA_BURST_NS.
  */
 static bool quota_allows(SpaprRng *s)
 {
@@ -60,7 +63,7 @@ static bool quota_allows(SpaprRng *s)
         return true;
     }
 
-    /* "loadvm" can bring back a time that is long before. */
+    /* "loadvm" can set the clock back. */
     now = qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL);
     s->word_due = MIN(s->word_due, now + quota_word_ns(s));
     s->word_due = MAX(s->word_due, now - QUOTA_BURST_NS);
@@ -74,7 +77,7 @@ static bool quota_allows(SpaprRng *s)
 
 /* The hypercall */
 
-/* The first call that waits may find a word now. */
+/* Let the first call that waits try again. */
 static void spapr_rng_wake(void *opaque)
 {
     SpaprRng *s = opaque;
@@ -83,8 +86,8 @@ static void spapr_rng_wake(void *opaque)
 }
 
 /*
- * How many words are on hand. A guest that is at its quota is woken each
- * QUOTA_WAKE_NS, and then finds that many.
+ * How many calls can be answered now. With a quota, vCPUs are woken each
+ * QUOTA_WAKE_NS: this limits a turn to the words of that time.
  */
 static unsigned words_on_hand(SpaprRng *s)
 {
@@ -94,7 +97,7 @@ static unsigned words_on_hand(SpaprRng *s)
                              words;
 }
 
-/* A call is about to be answered, maybe after it waited. */
+/* End the wait, if any, of a call that is about to be answered. */
 static void wait_end(SpaprRng *s, PowerPCCPU *cpu)
 {
     int64_t age = spapr_hcall_retry_end(&s->queue, cpu, words_on_hand(s));
@@ -104,7 +107,7 @@ static void wait_end(SpaprRng *s, PowerPCCPU *cpu)
     }
 }
 
-/* For how many milliseconds more a call may wait. */
+/* How many more milliseconds a call of that age may wait */
 static int64_t wait_left_ms(SpaprRng *s, int64_t age)
 {
     if (!s->timeout || replay_mode != REPLAY_MODE_NONE) {
@@ -114,8 +117,8 @@ static int64_t wait_left_ms(SpaprRng *s, int64_t age)
 }
 
 /*
- * The call waits for the calls before it (not @turn), for the quota or for
- * bytes. Without @turn, it waits for what the calls before it wait for.
+ * The call waits for the quota or for bytes. Without @turn, it waits for the
+ * calls before it, and so for the same reason as these.
  */
 static target_ulong h_random_wait(SpaprRng *s, PowerPCCPU *cpu,
                                   target_ulong opcode, bool turn)
@@ -125,7 +128,7 @@ static target_ulong h_random_wait(SpaprRng *s, PowerPCCPU *cpu,
     int64_t age = spapr_hcall_retry_age(&s->queue, cpu);
     int64_t left_ms = wait_left_ms(s, age);
 
-    /* If other calls got words meanwhile, the source is slow, but not dry. */
+    /* If other calls got words in this time, the source is slow, not dry. */
     s->pool.dry |= needs_bytes && left_ms <= 0 &&
                    s->word_at < cpu_get_clock() - age;
     if (left_ms <= 0 || (needs_bytes && s->pool.dry)) {
@@ -174,7 +177,7 @@ static target_ulong h_random(PowerPCCPU *cpu, SpaprMachineState *spapr,
     return H_SUCCESS;
 }
 
-/* Statistics: properties of a realized device, since nobody can set them */
+/* Statistics: read-only properties, which realize adds */
 
 typedef struct SpaprRngStat {
     const char *name;
@@ -204,7 +207,7 @@ static void spapr_rng_add_stats(SpaprRng *s)
     Object *obj = OBJECT(s);
 
     if (object_property_find(obj, "in-kernel")) {
-        return; /* realized once more */
+        return; /* realized again */
     }
     for (int i = 0; i < ARRAY_SIZE(spapr_rng_stats); i++) {
         const SpaprRngStat *stat = &spapr_rng_stats[i];
@@ -221,7 +224,7 @@ static void spapr_rng_add_stats(SpaprRng *s)
 
 /* Options */
 
-/* A call that waits for its quota alone must not time out. */
+/* A call that waits only for the quota must not time out. */
 static bool spapr_rng_check_word_interval(SpaprRng *s, Error **errp)
 {
     ERRP_GUARD();
@@ -323,7 +326,7 @@ static bool spapr_rng_check_machine(Error **errp)
     return true;
 }
 
-/* Have KVM answer the guest. False where the backend has to, or on error. */
+/* Let KVM answer H_RANDOM. Returns false if the backend must, or on error. */
 static bool spapr_rng_enable_kvm(SpaprRng *s, Error **errp)
 {
     ERRP_GUARD();
@@ -376,9 +379,9 @@ static void spapr_rng_realize(DeviceState *dev, Error **errp)
 }
 
 /*
- * The user replaces the source while the guest runs. Whole words of the old one
- * are in the pool still, and the guest gets them first. QEMU sets the link when
- * this function returns without an error.
+ * Called when the user sets "rng" while the guest runs. Whole words of the old
+ * source stay in the pool, and the guest gets them first. QOM sets the link
+ * after this function has returned without an error.
  */
 static void spapr_rng_replace_source(const Object *obj, const char *name,
                                      Object *source, Error **errp)

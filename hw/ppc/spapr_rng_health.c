@@ -6,13 +6,15 @@
  *
  * - Repetition count (SP 800-90B, 4.4.1): two words in a row are the same. The
  *   probability is 2^-64.
- * - Adaptive proportion (SP 800-90B, 4.4.2) of the last byte of each word: in a
- *   window of 512 words, 27 or more end in the byte that the first one ends in.
- *   Each of the other 511 does with a probability of 1/256; for 26 or more of
- *   them it is 2^-66.0, for 25 or more it would be 2^-62.2.
- * - Stuck bits: a bit is the same in all 512 words. The probability for any of
- *   64 bits is 64 * 2^-511. One stuck bit only doubles the probability of a
- *   byte, which the test before does not notice.
+ * - Adaptive proportion (SP 800-90B, 4.4.2) of the last byte of each word: 27
+ *   or more words of a window of 512 end in the same byte as its first word.
+ *   Each of the other 511 words does so with a probability of 1/256. The
+ *   probability that 26 or more of them do is 2^-66.0; that 25 or more do,
+ *   2^-62.2.
+ * - Stuck bits: a bit is the same in all 512 words. The probability that this
+ *   happens to any of the 64 bits is 64 * 2^-511. One stuck bit only doubles
+ *   the probability of a byte, which is too little for the adaptive proportion
+ *   test.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -32,7 +34,7 @@ static void window_begin(SpaprRngHealth *h, uint64_t first)
     h->zeros = UINT64_MAX;
 }
 
-/* Look at words of the window. The loop has no branches, which is faster. */
+/* Add words to the window. The loop has no branches, which makes it faster. */
 static bool window_add(SpaprRngHealth *h, const uint8_t *data, size_t words)
 {
     uint64_t ones = h->ones, zeros = h->zeros, last = h->last;
@@ -56,7 +58,7 @@ static bool window_add(SpaprRngHealth *h, const uint8_t *data, size_t words)
     return repeats;
 }
 
-/* The verdict on the window as far as it has come. */
+/* Whether the words of the window so far are good */
 static bool window_is_good(SpaprRngHealth *h, bool repeats)
 {
     uint64_t stuck = h->ones | h->zeros;

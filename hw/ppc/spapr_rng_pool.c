@@ -14,7 +14,7 @@
 /* How soon a source that gave bad bytes is read again */
 #define RETRY_MS 20
 
-/* Move what is left to the front of the pool and wipe the rest. */
+/* Move the bytes that are left to the front of the pool, and wipe the rest. */
 static void pool_compact(SpaprRngPool *pool)
 {
     uint32_t level = spapr_rng_pool_level(pool);
@@ -25,14 +25,14 @@ static void pool_compact(SpaprRngPool *pool)
     pool->end = level;
 }
 
-/* Throw away what there is, but for the begin of a word that is on its way. */
+/* Throw away all whole words, but keep the first bytes of an incomplete one. */
 static void pool_discard_words(SpaprRngPool *pool)
 {
     pool->pos = QEMU_ALIGN_DOWN(pool->end, WORD_SIZE);
     pool_compact(pool);
 }
 
-/* The last bytes were bad. Do not read more at once, or QEMU spins. */
+/* Report bad bytes, and delay the next read: QEMU would spin otherwise. */
 static void pool_report_fault(SpaprRngPool *pool)
 {
     trace_spapr_rng_bad(pool->health.found);
@@ -45,7 +45,7 @@ static void pool_report_fault(SpaprRngPool *pool)
     }
 }
 
-/* Test the words that are complete now, of which the first is at @first. */
+/* Test the words that new bytes completed, of which the first is at @first. */
 static void pool_test(SpaprRngPool *pool, uint32_t first)
 {
     bool failed = pool->health.failed;
@@ -62,14 +62,14 @@ static void pool_test(SpaprRngPool *pool, uint32_t first)
     }
 }
 
-/* The pool, which was compact, got @size bytes more. */
+/* @size bytes were added to the pool, which had been compacted. */
 static void pool_added(SpaprRngPool *pool, uint32_t size)
 {
     uint32_t first = QEMU_ALIGN_DOWN(pool->end, WORD_SIZE);
 
     pool->end += size;
     if (size == pool->read_size) {
-        /* All that was wanted came at once: read ahead more next time. */
+        /* The source gave as much as was wanted: read ahead more next time. */
         pool->read_size = MIN(pool->read_size * 2, pool->size);
     }
     if (pool->health_test) {
@@ -81,9 +81,9 @@ static void pool_added(SpaprRngPool *pool, uint32_t size)
 }
 
 /*
- * While the source is failed, a whole window is tested, and none of it is kept.
- * But a replay asks for what the recording asked for, and a snapshot does not
- * contain whether the source was failed.
+ * A source that has failed is read a whole window at a time, of which no byte
+ * is kept. Not so under record and replay: a replay must ask for as many bytes
+ * as the recording did, and a snapshot does not contain @failed.
  */
 static bool pool_wants_window(SpaprRngPool *pool)
 {
@@ -104,8 +104,8 @@ static uint32_t pool_wanted(SpaprRngPool *pool)
 }
 
 /*
- * Somebody may find a word now. A failed source is read on, also if nobody
- * waits, so that it is known when it is good again.
+ * A call that waits may find a word now. A source that has failed is read even
+ * if no call waits, so that its recovery is noticed.
  */
 static void pool_go_on(SpaprRngPool *pool)
 {
@@ -117,7 +117,7 @@ static void pool_go_on(SpaprRngPool *pool)
     }
 }
 
-/* The bytes that were requested are here. */
+/* The backend answers the request. */
 static void pool_receive(void *opaque, const void *data, size_t size)
 {
     SpaprRngPool *pool = opaque;
@@ -137,9 +137,9 @@ static void pool_retry(void *opaque)
 }
 
 /*
- * Under record and replay, the guest's time stands still while it waits, so
- * that a request could wait for ever. What try_read() gives, and that it gives
- * nothing, is in the log: let the repeated call read again.
+ * Under record and replay, the guest's time stands still while the guest waits,
+ * so a request could wait for ever. The log has the result of each try_read(),
+ * even if that is no bytes: let the repeated hypercall read again instead.
  */
 static bool pool_may_request(SpaprRngPool *pool)
 {
@@ -171,7 +171,7 @@ void spapr_rng_pool_fill(SpaprRngPool *pool)
     }
 }
 
-/* Forget what was asked of the backend, and what is known of it. */
+/* Cancel the request to the backend, and forget the state of its source. */
 static void pool_detach(SpaprRngPool *pool)
 {
     rng_backend_cancel(pool->backend, pool);
@@ -206,9 +206,8 @@ void spapr_rng_pool_drop(SpaprRngPool *pool)
 void spapr_rng_pool_init(SpaprRngPool *pool)
 {
     /*
-     * Under record and replay, nothing is read ahead: the pool is lost when a
-     * snapshot is loaded in the middle of a replay, but in the log the bytes
-     * come once.
+     * Under record and replay, nothing is read ahead: loading a snapshot during
+     * a replay empties the pool, but the log has its bytes only once.
      */
     if (replay_mode != REPLAY_MODE_NONE) {
         pool->size = WORD_SIZE;

@@ -1,8 +1,8 @@
 /*
  * QTest testcase for the sPAPR random number generator (H_RANDOM)
  *
- * The hypercalls are real: a small guest program makes them under TCG, on as
- * many vCPUs as a test wants, and leaves in its memory what it got.
+ * A small guest program makes real hypercalls under TCG, on as many vCPUs as a
+ * test needs, and writes the results to its memory.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -25,7 +25,7 @@
 #define H_HARDWARE ((uint64_t)-1)
 #define H_FUNCTION ((uint64_t)-2)
 
-/* The guest's memory, as its program knows it */
+/* The layout of the guest's memory */
 #define CODE       0x100
 #define CODE_WORK  0x138
 #define CODE_DECR  0x900
@@ -33,8 +33,8 @@
 #define PARAM_NUM  0x4004 /* how many calls each of them makes */
 #define PARAM_CALL 0x4008 /* the opcode */
 #define PARAM_EE   0x400c /* whether to take decrementer interrupts */
-#define PARAM_DECR 0x4014 /* every so many ticks of the 512 MHz time base */
-#define AGAIN      0x4018 /* set to have an idle vCPU 0 start anew */
+#define PARAM_DECR 0x4014 /* their interval in ticks of 512 MHz */
+#define AGAIN      0x4018 /* set to make an idle vCPU 0 start again */
 #define RTAS_ARGS  0x4040
 #define CAS_ARGS   0x5000
 #define DONE(cpu)  (0x4080 + (cpu) * 4) /* 0x8000 when that vCPU is done */
@@ -42,8 +42,9 @@
 #define RESULTS(cpu) (((cpu) + 1) * 0x100000) /* r3 and r4 of each call */
 
 /*
- * What takes longer hangs, however slow and busy the host: normally nothing
- * takes a second, and that which must not wait for entropy a few milliseconds.
+ * A step that takes longer hangs, even on a slow and busy host: normally, no
+ * step takes a second, and a command that must not wait for entropy takes a few
+ * milliseconds.
  */
 #define LIMIT_US (60 * G_USEC_PER_SEC)
 #define PROMPT_US (10 * G_USEC_PER_SEC)
@@ -116,7 +117,7 @@ static const uint32_t guest_code[] = {
     0x69920070, /* xori    r18,r12,112  */
     0x7e319378, /* or      r17,r17,r18  */
     0x4200ff8c, /* bdnz    0x174        */
-    /* say that it is over, then cede for ever */
+    /* report the end, then cede for ever */
     0x62258000, /* ori     r5,r17,32768 */
     0x79e61764, /* sldi    r6,r15,2     */
     0x7cc6fa14, /* add     r6,r6,r31    */
@@ -144,7 +145,7 @@ static const uint32_t guest_decrementer[] = {
     0x4c000024, /* rfid                 */
 };
 
-/* ibm,client-architecture-support, as firmware makes it for its client */
+/* ibm,client-architecture-support, as firmware calls it for its client */
 static const uint32_t cas_code[] = {
     0x3be04000, /* li      r31,16384    */
     0x38600000, /* li      r3,0         */
@@ -168,7 +169,7 @@ typedef struct Source {
     int fd;
 } Source;
 
-/* A regular file of @words 8-byte words, all different: see word(). */
+/* The words of a source are all different. */
 static uint64_t word(uint64_t i)
 {
     return (i + 1) * 0x9e3779b97f4a7c15ULL;
@@ -262,14 +263,14 @@ static bool guest_done(QTestState *qts, unsigned cpus)
     return true;
 }
 
-/* Let a millisecond pass, of the time since @start that is still bearable. */
+/* Sleep for a millisecond; fail if the guest hangs since @start. */
 static void keep_waiting(int64_t start)
 {
     g_assert_cmpint(g_get_monotonic_time() - start, <, LIMIT_US);
     g_usleep(1000);
 }
 
-/* Wait until all calls are answered; none may have touched r5..r12. */
+/* Wait until all calls are answered. No call may have changed r5..r12. */
 static void guest_wait(QTestState *qts, unsigned cpus)
 {
     int64_t start = g_get_monotonic_time();
@@ -282,7 +283,7 @@ static void guest_wait(QTestState *qts, unsigned cpus)
     }
 }
 
-/* What vCPU @cpu got from its first @n calls. */
+/* The results of the first @n calls of vCPU @cpu */
 static Result *guest_results(QTestState *qts, unsigned cpu, unsigned n)
 {
     Result *r = g_new(Result, n);
@@ -302,7 +303,7 @@ static Result guest_result(QTestState *qts, unsigned cpu)
     return *r;
 }
 
-/* Nothing here may have to wait until the source gives something. */
+/* The command must not wait for the source. */
 static void prompt_qmp(QTestState *qts, const char *command)
 {
     int64_t start = g_get_monotonic_time();
@@ -319,7 +320,7 @@ static void prompt_quit(QTestState *qts)
     g_assert_cmpint(g_get_monotonic_time() - start, <, PROMPT_US);
 }
 
-/* Stop and reset. The next guest_start() brings the program back. */
+/* Stop and reset. The next guest_start() loads the program again. */
 static void guest_reset(QTestState *qts)
 {
     prompt_qmp(qts, "stop");
@@ -460,7 +461,7 @@ static void test_reset(void)
     source_free(&src);
 }
 
-/* Nothing is read before the guest asks. */
+/* Nothing is read before the first H_RANDOM. */
 static void test_idle(void)
 {
     Source src = source_fifo();
@@ -556,8 +557,9 @@ static void guest_call_again(QTestState *qts)
 }
 
 /*
- * A dry source fails a call when its time is up, and further calls at once.
- * Bytes that arrive serve the next call, and start all over.
+ * Without bytes, a call fails after the timeout, and further calls fail at
+ * once. New bytes serve the next call; the call after it waits for the timeout
+ * again.
  */
 static void test_timeout(void)
 {
@@ -608,7 +610,7 @@ static uint64_t statistic(QTestState *qts, const char *name)
     return value;
 }
 
-/* Over its quota, a guest waits for the word to be due. */
+/* A guest that exceeds its quota waits until the next word is due. */
 static void test_quota(const void *options)
 {
     const unsigned calls = 500;
@@ -627,7 +629,7 @@ static void test_quota(const void *options)
     prompt_qmp(qts, "cont");
     guest_wait(qts, 1);
     us = g_get_monotonic_time() - start;
-    /* A word each millisecond, less the first 51 */
+    /* A word each millisecond, but for the first 51 */
     g_assert_cmpint(us, >=, (calls - 51) * 1000);
     g_assert_cmpint(us, <, 10 * calls * 1000);
     r = guest_results(qts, 0, calls);
@@ -685,9 +687,9 @@ static void test_quota_timeout(const void *data)
 }
 
 /*
- * They count what the guest got, on whatever way, and go on over resets. A call
- * that waits is counted from its beginning, but its time may be as old as the
- * vCPU's last sleep.
+ * Statistics count every call, and a reset does not clear them. A call that
+ * waits is in "waits" from its first try on, and in "wait-time" up to its last
+ * try.
  */
 static void test_statistics(void)
 {
@@ -699,7 +701,7 @@ static void test_statistics(void)
                                   "-device spapr-rng,rng=r,id=d,timeout=0,"
                                   "pool-size=16", src.name);
 
-    /* Of the 1 + 5 * 2 words that 10 calls read, the reset drops one. */
+    /* 10 calls read 1 + 5 * 2 words. The reset drops the last one. */
     source_write(&src, 0, 11);
     guest_start(qts, 1, 10);
     guest_wait(qts, 1);
@@ -733,7 +735,7 @@ static void test_statistics(void)
     source_free(&src);
 }
 
-/* A source that can't be read at all is like a dry one. */
+/* If reads of the source fail, calls time out. */
 static void test_read_error(void)
 {
     QTestState *qts = qtest_initf(MACHINE
@@ -747,7 +749,7 @@ static void test_read_error(void)
     prompt_quit(qts);
 }
 
-/* A file that ends is waited for, until it grows. */
+/* At the end of a file, a call waits until the file grows. */
 static void test_end_of_file(void)
 {
     Source src = source_file(1);
@@ -787,7 +789,7 @@ static void *dump_device_tree(QTestState *qts)
     return fdt;
 }
 
-/* Without TCG: QEMU then acts as if the guest had negotiated all there is. */
+/* Under qtest, QEMU acts as if the guest had negotiated all options. */
 static void *guest_device_tree(const char *device)
 {
     QTestState *qts = qtest_initf("-nodefaults -S -machine pseries "
@@ -798,14 +800,14 @@ static void *guest_device_tree(const char *device)
     return fdt;
 }
 
-/* Whether ibm,hypertas-functions, a list of strings, has this one. */
+/* Whether ibm,hypertas-functions, a list of strings, has @name. */
 static bool has_hypertas(const void *fdt, const char *name)
 {
     return fdt_stringlist_search(fdt, fdt_path_offset(fdt, "/rtas"),
                                  "ibm,hypertas-functions", name) >= 0;
 }
 
-/* Byte 17, counted from 1, bit 0 of option vector 5; byte 0 is its length. */
+/* Bit 0 of byte 17 of option vector 5. The vector's length precedes byte 1. */
 static bool has_option_vector_bit(const void *fdt)
 {
     int len;
@@ -848,13 +850,13 @@ static void test_device_tree(void)
     g_assert_false(has_option_vector_bit(without));
 }
 
-/* Whether the guest is granted the generator in its option vectors. */
+/* Whether negotiation gives the guest the bit of the generator. */
 static bool negotiate(const char *device, bool asks)
 {
     uint8_t args[] = {
         0, 0, 0, 0, 0, 0, 0, 0, /* any processor */
         0, 0, 0, 0, 0, 0, 0, 1, /* no other one */
-        5 - 1,                  /* vectors; of each, its length less 1 */
+        5 - 1,                  /* vectors - 1; each: length - 1, ... */
         1 - 1, 0, 1 - 1, 0, 1 - 1, 0, 1 - 1, 0,
         17 - 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
         asks ? 0x80 : 0,
@@ -894,7 +896,7 @@ static int run_qemu(const char *options, char **out, char **err)
     return WEXITSTATUS(status);
 }
 
-/* @error and @hint are glob patterns; QEMU itself gives no hints. */
+/* @error and @hint are glob patterns. Errors of QEMU's core have no hint. */
 typedef struct BadCase {
     const char *name;
     const char *options;
@@ -958,11 +960,11 @@ static void assert_contains(const char *text, const char *glob)
     }
 }
 
-/* One line that names the option and the mistake, then what to do. */
+/* One line names the option and the mistake; a hint says what to do. */
 static void test_bad(const void *data)
 {
     const BadCase *c = data;
-    /* Where nothing is wrong with the device, the snapshot ends QEMU. */
+    /* If the options are accepted, the missing snapshot ends QEMU. */
     g_autofree char *options = g_strconcat(c->options, " -loadvm none", NULL);
     g_autofree char *out = NULL, *err = NULL;
     char *error, *hint;
@@ -982,7 +984,7 @@ static void test_bad(const void *data)
     }
 }
 
-/* It lists what can be set, and the device among those of its kind. */
+/* Help lists the properties that can be set, and the device in its category. */
 static void test_help(void)
 {
     static const char *const properties[] = {
@@ -1033,7 +1035,7 @@ static void test_backend_in_use(void)
     qtest_quit(qts);
 }
 
-/* Introspection makes instances; the one in use must not notice. */
+/* Introspection makes instances, which must not affect the device in use. */
 static void test_introspection(void)
 {
     QTestState *qts = qtest_init(MACHINE BUILTIN
@@ -1051,7 +1053,7 @@ static void test_introspection(void)
     qtest_quit(qts);
 }
 
-/* Linux looks for the device when it boots, and only then. */
+/* Hotplug is refused: Linux looks for the device only when it boots. */
 static void test_device_add(void)
 {
     QTestState *qts = qtest_init(MACHINE BUILTIN);

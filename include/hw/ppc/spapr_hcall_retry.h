@@ -1,12 +1,13 @@
 /*
- * sPAPR hypercalls that cannot be answered yet
+ * sPAPR hypercalls that have to wait for their answer
  *
- * A hypercall whose answer is not there yet is put off: its vCPU sleeps for a
+ * A handler that has no answer yet defers its hypercall: the vCPU sleeps for a
  * few milliseconds and then executes the "sc" instruction again, until the
- * handler of the hypercall has an answer. In between, the vCPU passes through
- * its execution loop, where it takes interrupts and obeys stop, quit, reset,
- * migration and other vCPUs' exclusive sections. A guest that is saved
- * meanwhile is about to execute "sc", so nothing has to be migrated.
+ * handler has an answer. Between two tries, the vCPU passes through its
+ * execution loop, where it takes interrupts and obeys stop, quit, reset,
+ * migration and exclusive sections of other vCPUs. A deferred hypercall needs
+ * no state in the migration stream: "sc" is the next instruction of a vCPU that
+ * is saved.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -17,19 +18,19 @@
 #include "qemu/queue.h"
 #include "target/ppc/cpu.h"
 
-/* The most hypercalls of a vCPU that are put off at once; see waiter_join() */
+/* How many hypercalls of one vCPU can be deferred at once: see waiter_join() */
 #define SPAPR_HCALL_RETRY_MAX 4
 
 typedef struct SpaprHcallWaiter SpaprHcallWaiter;
 
 /**
- * struct SpaprHcallQueue - hypercalls that wait for the same thing
- * @waiters: the hypercalls, in the order in which they came
+ * struct SpaprHcallQueue - deferred hypercalls that wait for the same event
+ * @waiters: the hypercalls, in the order of their first tries
  * @turn_cpu: the index of the vCPU whose hypercall was answered last
- * @turn_left: how many hypercalls more @turn_cpu may make in its turn
- * @waits: how many hypercalls have been put off so far
- * @wait_ns: how long hypercalls have waited so far, in ns; one that still
- *           waits is included up to when it was last tried
+ * @turn_left: how many more hypercalls of @turn_cpu may be answered in its turn
+ * @waits: how many hypercalls have been deferred so far
+ * @wait_ns: how long hypercalls have waited so far, in ns; a hypercall that
+ *           still waits counts up to its last try
  *
  * The user of this facility owns the queue. The BQL protects all fields.
  */
@@ -42,16 +43,16 @@ typedef struct SpaprHcallQueue {
 } SpaprHcallQueue;
 
 /**
- * struct SpaprHcallWaiter - a hypercall that was put off
+ * struct SpaprHcallWaiter - a deferred hypercall
  * @cs: the vCPU that makes the hypercall
  * @queue: where the hypercall waits; NULL: this struct is not in use
  * @nip: the address of its "sc" instruction
- * @sp: the guest's r1, which tells a hypercall of an interrupt handler from one
- *      that the handler interrupted at the same address
- * @since: when the hypercall was put off first, in ns of cpu_get_clock()
+ * @sp: the guest's r1, which tells a hypercall of an interrupt handler from the
+ *      hypercall that it interrupted at the same address
+ * @since: when the hypercall was deferred first, in ns of cpu_get_clock()
  * @seen: when the hypercall was tried last, in ns of cpu_get_clock()
- * @away: the vCPU did not try again when it was its turn: see pass_over()
- * @woken: the vCPU was woken to try again, and has not done so yet
+ * @away: the vCPU did not try again although its turn had come: see pass_over()
+ * @woken: the vCPU was woken to try again, and has not tried since
  */
 struct SpaprHcallWaiter {
     CPUState *cs;
@@ -66,8 +67,8 @@ struct SpaprHcallWaiter {
 };
 
 /**
- * struct SpaprHcallRetry - what a vCPU has put off
- * @waiters: its hypercalls; more than one if interrupt handlers make some, too
+ * struct SpaprHcallRetry - the deferred hypercalls of a vCPU
+ * @waiters: the hypercalls; more than one if interrupt handlers make hypercalls
  * @halted: the vCPU is halted because it waits: see set_halted()
  */
 typedef struct SpaprHcallRetry {
@@ -75,7 +76,10 @@ typedef struct SpaprHcallRetry {
     bool halted;
 } SpaprHcallRetry;
 
-/* All functions need the BQL. Those that take a vCPU run in its own thread. */
+/*
+ * All functions need the BQL. A function that takes a vCPU runs in the thread
+ * of that vCPU, unless stated otherwise.
+ */
 
 /**
  * spapr_hcall_queue_init:
@@ -105,11 +109,11 @@ static inline bool spapr_hcall_queue_is_empty(SpaprHcallQueue *queue)
 
 /**
  * spapr_hcall_retry_turn:
- * @queue: what the hypercall has to wait for
+ * @queue: the queue of hypercalls that wait for the same event
  * @cpu: the vCPU that makes the hypercall
  *
- * Hypercalls are answered in the order in which they came. A handler has to put
- * off those whose turn has not come, whatever it could give them.
+ * Hypercalls are answered in the order of their first tries. A handler must
+ * defer a hypercall whose turn has not come, even if it has an answer.
  *
  * Returns: whether the hypercall of @cpu may be answered now
  */
@@ -117,50 +121,52 @@ bool spapr_hcall_retry_turn(SpaprHcallQueue *queue, PowerPCCPU *cpu);
 
 /**
  * spapr_hcall_retry_age:
- * @queue: what the hypercall has to wait for
+ * @queue: the queue of hypercalls that wait for the same event
  * @cpu: the vCPU that makes the hypercall
  *
- * Returns: for how many ns of cpu_get_clock() the hypercall that @cpu makes has
- * been put off; 0 if it comes for the first time. It is the same hypercall
- * again if it comes from the same "sc" with the same stack pointer (r1), unless
- * the vCPU has given itself up since: see spapr_hcall_retry_leave().
+ * A hypercall is a further try of a deferred one if it comes from the same "sc"
+ * with the same stack pointer (r1), unless spapr_hcall_retry_leave() was called
+ * in between.
+ *
+ * Returns: for how many ns of cpu_get_clock() the hypercall of @cpu has been
+ * deferred; 0 on its first try
  */
 int64_t spapr_hcall_retry_age(SpaprHcallQueue *queue, PowerPCCPU *cpu);
 
 /**
  * spapr_hcall_retry:
- * @queue: what the hypercall has to wait for
+ * @queue: the queue of hypercalls that wait for the same event
  * @cpu: the vCPU that makes the hypercall
  * @opcode: the hypercall's number
- * @max_ms: how long the vCPU may sleep, in ms, at least 1; it sleeps less if
- *          something needs it, and 20 ms at most
+ * @max_ms: the longest sleep in ms, at least 1; the vCPU sleeps 20 ms at most,
+ *          and less if it has work to do
  *
- * Put a hypercall off: join @queue, release the BQL and sleep, then have the
- * vCPU execute the hypercall again.
+ * Defer a hypercall: append it to @queue, release the BQL and sleep, then let
+ * the vCPU execute the hypercall again.
  *
- * Returns: what the hypercall's handler has to return
+ * Returns: what the handler of the hypercall has to return
  */
 target_ulong spapr_hcall_retry(SpaprHcallQueue *queue, PowerPCCPU *cpu,
                                target_ulong opcode, int64_t max_ms);
 
 /**
  * spapr_hcall_retry_end:
- * @queue: what the hypercall has to wait for
+ * @queue: the queue of hypercalls that wait for the same event
  * @cpu: the vCPU whose hypercall is about to be answered
- * @on_hand: how many hypercalls could be answered now
+ * @on_hand: how many hypercalls can be answered now
  *
- * If the hypercall of @cpu was put off, it leaves @queue, and the next one is
- * woken. Until the next one's vCPU runs, @cpu may make more hypercalls of this
- * kind: its share of @on_hand, unless that is small.
+ * If the hypercall of @cpu was deferred, remove it from @queue and wake the
+ * vCPU of the next one. Until that vCPU runs, further hypercalls of @cpu have
+ * their turn, up to an equal share of @on_hand. A small share counts as 1.
  *
- * Returns: what spapr_hcall_retry_age() does
+ * Returns: the age of the hypercall: see spapr_hcall_retry_age()
  */
 int64_t spapr_hcall_retry_end(SpaprHcallQueue *queue, PowerPCCPU *cpu,
                               unsigned on_hand);
 
 /**
  * spapr_hcall_retry_wake:
- * @queue: the queue that something has come for
+ * @queue: a queue of which a hypercall may be answered now
  *
  * Wake the vCPU that is first in @queue, which makes its hypercall again. May
  * be called from any thread that holds the BQL.
@@ -171,11 +177,10 @@ void spapr_hcall_retry_wake(SpaprHcallQueue *queue);
  * spapr_hcall_retry_leave:
  * @cpu: a vCPU that cedes, joins, stops itself, is started, reset or removed
  *
- * Forget the hypercalls of @cpu that were put off: @cpu will not come back to
- * them. KVM answers H_CEDE and H_CONFER itself, so that QEMU does not learn of
- * these; there, the time between two tries that lie far apart does not count
- * for a hypercall's age. May be called from any thread that holds the BQL while
- * @cpu does not run.
+ * Forget the deferred hypercalls of @cpu, which will not be tried again. KVM
+ * answers H_CEDE and H_CONFER without an exit to QEMU. With KVM, a long time
+ * between two tries therefore does not count for the age of a hypercall. May be
+ * called from any thread that holds the BQL while @cpu does not run.
  */
 void spapr_hcall_retry_leave(PowerPCCPU *cpu);
 

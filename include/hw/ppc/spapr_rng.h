@@ -20,19 +20,19 @@ OBJECT_DECLARE_SIMPLE_TYPE(SpaprRng, SPAPR_RNG)
 
 /**
  * struct SpaprRng - the device behind H_RANDOM (LoPAPR 14.15.1)
- * @rng: where the bytes come from; NULL if only KVM answers H_RANDOM. The user
- *       may replace it while the guest runs.
+ * @rng: the backend; NULL if only KVM answers H_RANDOM. The user may replace
+ *       the backend while the guest runs.
  * @use_kvm: the user wants KVM to answer H_RANDOM
  * @in_kernel: KVM answers H_RANDOM
  * @timeout: how long a call may wait for bytes, in milliseconds; 0: for ever
  * @max_bytes: the most bytes the guest gets in each @period, spread evenly;
- *             SPAPR_RNG_NO_QUOTA: as many as it asks for
- * @period: the time that @max_bytes are for, in milliseconds
+ *             SPAPR_RNG_NO_QUOTA: no limit
+ * @period: the time in which the guest gets @max_bytes, in milliseconds
  * @pool: bytes on their way to the guest
  * @queue: the calls that wait for bytes or for the quota
- * @word_at: the last time at which a call got a word while any calls waited, in
- *           ns of cpu_get_clock()
- * @word_due: when the quota lets the next word go, in ns of QEMU_CLOCK_VIRTUAL
+ * @word_at: when a call last got a word while calls waited, in ns of
+ *           cpu_get_clock()
+ * @word_due: when the quota allows the next word, in ns of QEMU_CLOCK_VIRTUAL
  * @quota_timer: wakes the call that waits for @word_due
  * @calls: calls that were answered, with a number or with H_HARDWARE
  * @bytes: random bytes that the guest got

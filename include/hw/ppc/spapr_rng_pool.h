@@ -20,21 +20,20 @@
  * @backend: where the bytes come from
  * @size: the most bytes read ahead, 8 to SPAPR_RNG_POOL_MAX
  * @health_test: only words that pass the tests of @health are handed out
- * @ready: called when a word may be there: when requested bytes have come, and
- *         when a source that failed a test may be read again
- * @opaque: what @ready is called with
- * @data: those bytes that are not in the range of @pos to @end are zero
+ * @ready: called when the pool may have a word: when requested bytes have come,
+ *         and when a source that failed a test may be read again
+ * @opaque: the argument of @ready
+ * @data: the bytes from @pos to @end; all others are zero
  * @pos: offset in @data of the first byte that was not handed out yet
  * @end: offset in @data behind the last byte that the backend gave
  * @read_size: how many bytes to ask for next; grows with the guest's demand
- * @requested: the backend owes bytes, and will pass them to pool_receive()
- * @dry: the user of the pool sets this when it gives up to wait for a word; it
- *       is cleared when there is one
+ * @requested: a request is pending, which the backend answers by pool_receive()
+ * @dry: set by the user of the pool when a wait for a word has timed out;
+ *       cleared when the pool has a word
  * @health: the tests that all words of @backend go through
- * @retry: pending: the last bytes were bad, and the next ones are not read
- *         before it fires
+ * @retry: pending after bad bytes; the backend is not read before it fires
  *
- * The BQL protects all fields. The functions below need it.
+ * The BQL protects all fields. The functions below need the BQL.
  */
 typedef struct SpaprRngPool {
     RngBackend *backend;
@@ -67,7 +66,7 @@ void spapr_rng_pool_init(SpaprRngPool *pool);
  * spapr_rng_pool_destroy:
  * @pool: the pool
  *
- * Wipe the bytes, and cancel what was asked of the backend.
+ * Wipe the bytes, and cancel the request to the backend.
  */
 void spapr_rng_pool_destroy(SpaprRngPool *pool);
 
@@ -82,9 +81,10 @@ void spapr_rng_pool_drop(SpaprRngPool *pool);
 /**
  * spapr_rng_pool_set_backend:
  * @pool: the pool
- * @backend: where bytes come from now
+ * @backend: the new backend
  *
- * Whole words of the backend before stay in the pool, and are handed out first.
+ * Whole words of the previous backend stay in the pool, and are handed out
+ * first.
  */
 void spapr_rng_pool_set_backend(SpaprRngPool *pool, RngBackend *backend);
 
@@ -92,7 +92,7 @@ void spapr_rng_pool_set_backend(SpaprRngPool *pool, RngBackend *backend);
  * spapr_rng_pool_fill:
  * @pool: the pool
  *
- * Fill the pool without waiting, or request bytes of the backend.
+ * Fill the pool without waiting, or request bytes from the backend.
  */
 void spapr_rng_pool_fill(SpaprRngPool *pool);
 
@@ -100,7 +100,7 @@ void spapr_rng_pool_fill(SpaprRngPool *pool);
  * spapr_rng_pool_starves:
  * @pool: the pool
  *
- * Returns: whether there will be no more bytes before @ready is called
+ * Returns: whether the pool can get no bytes before @ready is called
  */
 static inline bool spapr_rng_pool_starves(SpaprRngPool *pool)
 {
@@ -111,7 +111,7 @@ static inline bool spapr_rng_pool_starves(SpaprRngPool *pool)
  * spapr_rng_pool_level:
  * @pool: the pool
  *
- * Returns: how many bytes there are
+ * Returns: how many bytes the pool has
  */
 static inline uint32_t spapr_rng_pool_level(SpaprRngPool *pool)
 {
@@ -122,7 +122,9 @@ static inline uint32_t spapr_rng_pool_level(SpaprRngPool *pool)
  * spapr_rng_pool_has_word:
  * @pool: the pool
  *
- * Returns: whether there is a word, or could be made without waiting
+ * Read the backend if the pool has no word, without waiting.
+ *
+ * Returns: whether the pool has a word
  */
 static inline bool spapr_rng_pool_has_word(SpaprRngPool *pool)
 {
@@ -136,7 +138,7 @@ static inline bool spapr_rng_pool_has_word(SpaprRngPool *pool)
  * spapr_rng_pool_take:
  * @pool: a pool that has a word
  *
- * Returns: the word, whose most significant byte is the backend's first one
+ * Returns: the word; the first byte of the backend is its most significant one
  */
 static inline uint64_t spapr_rng_pool_take(SpaprRngPool *pool)
 {
