@@ -471,7 +471,7 @@ static void spapr_rng_class_init(ObjectClass *oc, void *data)
     object_class_property_set_description(oc, "max-bytes",
         "how many bytes the guest gets in each period");
     object_class_property_set_description(oc, "period",
-        "milliseconds that max-bytes are for");
+        "length of the period of max-bytes, in milliseconds");
     object_class_property_set_description(oc, "health-test",
         "throw away numbers that are obviously not random");
 }
