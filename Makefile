@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# Everything that is made goes below build/. QEMU_SRC=DIR uses a QEMU source
-# tree of your own, which is only read; PEER=1 builds the base untouched.
+# All output goes below build/. QEMU_SRC=DIR uses a QEMU source tree of your
+# own, which is only read; PEER=1 builds QEMU with its own spapr-rng.
 
 MAKEFLAGS += --no-builtin-rules
 SHELL = /bin/sh
@@ -20,7 +20,7 @@ export PREFIX DESTDIR
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
 	@echo
-	@sed -n '/^# Everything/,/^$$/s/^# //p' Makefile
+	@sed -n '/^# All output/,/^$$/s/^# //p' Makefile
 
 packages:
 	@scripts/install-packages
@@ -50,10 +50,10 @@ install: tree ## install a QEMU with all features, below PREFIX=/usr/local: 10 m
 	@scripts/build-qemu $(OUT) full all
 	@scripts/install $(OUT) add
 
-uninstall: ## take it away
+uninstall: ## remove the installed files
 	@scripts/install $(OUT) remove
 
-deb: tree ## Debian packages of QEMU with the device, made and tried in chroots: 30 minutes
+deb: tree ## build and test Debian packages of QEMU with the device: 30 minutes
 	@scripts/install-packages deb
 	@guests/linux/build 6.1
 	@scripts/make-deb $(OUT)
@@ -61,30 +61,30 @@ deb: tree ## Debian packages of QEMU with the device, made and tried in chroots:
 check: $(if $(SANITIZE),qemu,build peer) ## run every test; some on a QEMU with SANITIZE=address,undefined or thread
 	@OUT=$(OUT) SANITIZE=$(SANITIZE) scripts/check
 
-fuzz: tree ## look for input that upsets the device, for SECONDS=60
+fuzz: tree ## fuzz the device for SECONDS=60
 	@scripts/build-qemu $(OUT) asan qemu-system-ppc64
 	@OUT=$(OUT) fuzz/run $(or $(SECONDS),60) \
 		$(if $(SECONDS),--out bench/results)
 
-soak: qemu ## 10^9 calls, each checked, and 100 migrations meanwhile: 6 minutes
+soak: qemu ## make and check 10^9 calls during 100 migrations: 6 minutes
 	@OUT=$(OUT) bench/soak
 
-bench: qemu peer ## this device and QEMU's own, measured in turn: 11 minutes
+bench: qemu peer ## measure this device and QEMU's own in turn: 11 minutes
 	@guests/linux/build 6.1
 	@OUT=$(OUT) bench/run
 
-quality: qemu ## 1 GB of a Linux guest's /dev/hwrng through statistical tests: 10 minutes
+quality: qemu ## test 1 GB of a Linux guest's /dev/hwrng statistically: 10 minutes
 	@guests/linux/build 6.1
 	@OUT=$(OUT) bench/quality
 
-many: qemu ## 20 guests at once on one host, and what follows for 1,000: 6 minutes
+many: qemu ## measure 20 guests at once, compute 1,000 of them: 6 minutes
 	@guests/linux/build 6.1
 	@OUT=$(OUT) bench/many --page docs/many-guests.md
 
-coverage: tree ## which lines of ours the tests run
+coverage: tree ## report which lines of the series the tests run
 	@scripts/coverage $(OUT)
 
-docs: tree ## build QEMU's manual, in which a warning is an error
+docs: tree ## build QEMU's manual, with warnings as errors
 	@scripts/build-docs $(OUT)
 
 series: tree ## write the patches as a mail series with a cover letter
@@ -93,8 +93,8 @@ series: tree ## write the patches as a mail series with a cover letter
 bisect-check: tree ## build and test QEMU at each patch of the series
 	@scripts/bisect-check $(OUT)/qemu $(OUT)/bisect
 
-export: ## write what was committed in build/qemu back into this repository
+export: ## write the commits of build/qemu back into this repository
 	@scripts/export $(OUT)/qemu
 
-clean: ## remove everything that was made
+clean: ## remove all output
 	rm -rf build
