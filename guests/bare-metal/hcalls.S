@@ -2,11 +2,11 @@
  * A guest that makes hypercalls when the host tells it to
  *
  * A raw big-endian image, given as -bios: loaded at 0, entered at 0x100. The
- * host shares the guest's memory and writes there what each vCPU has to do;
- * checks/bare_metal.py is its side. A reset loads the image anew, but leaves
- * the rest of the memory as it is: vCPU 0 begins its batch again, if it was in
- * the middle of one, and so do the others. So does each vCPU after the system
- * reset interrupt of the monitor's "nmi", which enters at 0x100, too.
+ * host shares the guest's memory and writes the task of each vCPU there: see
+ * checks/bare_metal.py. A reset loads the image again, but does not change the
+ * rest of the memory: each vCPU that was in the middle of a batch begins it
+ * again. The monitor's "nmi" sends a system reset interrupt, which also enters
+ * at 0x100: the vCPU then begins its batch again, too.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -26,52 +26,52 @@
 /* Each vCPU's block, r31 */
 #define BLOCKS          0x1000  /* beyond MACHINE */
 #define BLOCK_SIZE      0x100
-#define GO              0       /* which batch of calls to make; the host's */
+#define GO              0       /* which batch to make; set by the host */
 #define DONE            8       /* which batch was made last */
 #define CALLS           16      /* how many calls make a batch */
 #define OPCODE          24
-#define RECORD          32      /* 1: note each call's outcome; 2: check it; */
-                                /* 3: note how long it takes */
-#define INTERRUPTS      40      /* whether to take interrupts meanwhile */
+#define RECORD          32      /* 1: record r3 and r4 of each call; 2: check */
+                                /* them; 3: record how long each call takes */
+#define INTERRUPTS      40      /* whether to take interrupts in a batch */
 #define INTERVAL        48      /* of the decrementer, in ticks of time base */
 #define START           56      /* the time base when the batch began */
-#define END             64      /* and when it was over */
-#define COUNT           72      /* calls noted since the machine's start */
-#define DAMAGE          80      /* what calls did to r5..r12: must stay 0 */
+#define END             64      /* the time base when the batch ended */
+#define COUNT           72      /* calls recorded since the machine's start */
+#define DAMAGE          80      /* changes of r5..r12 by calls: must stay 0 */
 #define TICKS           88      /* decrementer interrupts taken */
-/* Of calls that were checked: their values must be ever greater numbers */
-#define LAST            96      /* the last one */
+/* Results of checked calls, whose values must be increasing numbers */
+#define LAST            96      /* the last value */
 #define SUM             104
 #define XOR             112
 #define FAULTS          120     /* calls that failed, and values out of order */
-#define CHECKED         128     /* how many there were */
+#define CHECKED         128     /* checked calls */
 #define LEAVE           136     /* whether the next interrupt ends the batch */
-#define ARGUMENT        144     /* r4 of calls that are not noted */
-/* What an interrupt does in the middle of a call */
-#define INNER           152     /* how many calls are left to make, one each */
+#define ARGUMENT        144     /* r4 of calls that are not recorded */
+/* What an interrupt handler does in the middle of a call */
+#define INNER           152     /* how many calls are left, one per interrupt */
 #define INNER_OPCODE    160
-#define INNER_STACK     168     /* 0: from an "sc" of their own; else from that */
-                                /* of the calls that are noted, with this r1 */
-#define INNER_START     176     /* the time base before the last one */
-#define INNER_END       184     /* and after it */
-#define INNER_COUNT     192     /* how many were answered */
-#define INNER_STATUS    200     /* of the last one */
+#define INNER_STACK     168     /* 0: from another "sc"; else from that of */
+                                /* the recorded calls, with this r1 */
+#define INNER_START     176     /* the time base before the last call */
+#define INNER_END       184     /* the time base after the last call */
+#define INNER_COUNT     192     /* how many calls were answered */
+#define INNER_STATUS    200     /* of the last call */
 #define INNER_VALUE     208
-#define HOLD            216     /* 1: do nothing, interrupts masked, until the */
-                                /* host clears it; 2: stop this vCPU */
-#define HELD            224     /* how often that was done */
-#define AWAY            232     /* the longest that a vCPU on hold was not */
+#define HOLD            216     /* 1: loop with interrupts masked, until the */
+                                /* host clears HOLD; 2: stop this vCPU */
+#define HELD            224     /* how often vCPUs were held or stopped */
+#define AWAY            232     /* the longest time that a held vCPU did not */
                                 /* run, in ticks of the time base */
 #define RAN             240     /* what a stopped vCPU did: must stay 0 */
 
 /*
- * Each vCPU's last 65536 r3 and r4, or the durations of the last 131072 calls
- * of a batch, r16: at 1 MiB times its number plus 1
+ * r16: the last 65536 pairs of r3 and r4 of the vCPU, or the durations of the
+ * last 131072 calls of a batch, at 1 MiB times (number of the vCPU + 1)
  */
 #define RING_SHIFT      20
 
         .text
-        /* MSR[FP] is set at the machine's start, and cleared by interrupts. */
+        /* At the machine's start, MSR[FP] is set; interrupts clear it. */
         .org    0x100
         mfmsr   r5
         andi.   r5, r5, MSR_FP
@@ -108,7 +108,7 @@ work:   lis     r31, MACHINE@h
         addi    r16, r3, 1
         sldi    r16, r16, RING_SHIFT
 
-        /* Sleep; look for work whenever the decrementer expires */
+        /* Sleep until the decrementer expires, then look for a new batch */
 idle:   ld      r15, GO(r31)
         ld      r5, DONE(r31)
         cmpld   r15, r5
@@ -167,7 +167,7 @@ record:
         bdnz    record
         b       over
 
-        /* The block is up to date after each call: a reset begins anew */
+        /* Update the block after each call: a reset may interrupt the batch */
 check:  mr      r3, r17
         sc      1
         ld      r20, LAST(r31)
@@ -191,7 +191,7 @@ check:  mr      r3, r17
         bdnz    check
         b       over
 
-        /* In ticks of the time base, of which each call is charged one read */
+        /* Durations in ticks, which include one read of the time base */
 time:   li      r20, 0
 1:      mr      r3, r17
         mfspr   r21, SPR_TB
@@ -214,12 +214,12 @@ over:   mfspr   r6, SPR_TB
         std     r15, DONE(r31)
         b       idle
 
-        /* Does not come back: if the vCPU ran on, it would be in hcall. */
+        /* Does not return: if the vCPU went on, it would run into hcall. */
 stop:   sc      1
 hcall:  sc      1
         blr
 
-        /* The decrementer; r18, r19 and r25 to r29 are its own */
+        /* Decrementer interrupt; r18, r19 and r25 to r29 are for it alone */
         .org    0x900
         mfcr    r28
         mflr    r27
@@ -298,6 +298,6 @@ inner:  addi    r29, r29, -1
         mr      r4, r26
         b       return
 
-        /* Its arguments: no input, and no output */
+        /* Arguments of RTAS stop-self: no input and no output */
 stop_self:
         .long   RTAS_STOP_SELF, 0, 0
