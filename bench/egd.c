@@ -1,9 +1,9 @@
 /*
  * An entropy gathering daemon for very many clients:  egd PATH [BYTES_PER_S]
  *
- * Gives N bytes of the kernel's for each request 0x02 N, and hangs up on any
- * other. The clients take turns, a request each. With BYTES_PER_S, it is as
- * slow as that, as hardware is.
+ * Answers each request 0x02 N with N bytes of the kernel's generator, and hangs
+ * up after any other request. The clients take turns of one request each.
+ * BYTES_PER_S limits the rate, as for a hardware generator.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -22,11 +22,11 @@
 #define MAX_FDS 4096
 
 static struct pollfd fds[MAX_FDS];
-static uint8_t request[MAX_FDS];    /* the first byte of one, or 0 */
+static uint8_t request[MAX_FDS];    /* the first byte of a request, or 0 */
 static double bytes_per_second;
 static struct timespec ready;
 
-/* Sleep until the hardware has made as many bytes as were given. */
+/* Sleep until hardware would have made all bytes that were given. */
 static void wait_for_source(void)
 {
     struct timespec now;
@@ -47,7 +47,7 @@ static void taken(int size)
     ready.tv_nsec = (ready.tv_nsec + ns) % 1000000000;
 }
 
-/* Whether the client is worth keeping */
+/* Serve a request. Returns 0 if the connection has to be closed. */
 static int serve(int i)
 {
     uint8_t in[2], out[255];
@@ -69,7 +69,7 @@ static int serve(int i)
     request[i] = 0;
     size = in[0];
     taken(size);
-    /* Nobody asks for more than a socket holds. */
+    /* A client asks for fewer bytes than its socket can hold. */
     return getrandom(out, size, 0) == size &&
            send(fds[i].fd, out, size, MSG_DONTWAIT | MSG_NOSIGNAL) == size;
 }
@@ -117,7 +117,7 @@ int main(int argc, char **argv)
                 request[turn] = request[count];
                 break;
             }
-            /* Who was served last must have the time to ask again. */
+            /* The client that was served must have the time to ask again. */
             if (bytes_per_second) {
                 break;
             }

@@ -2,8 +2,8 @@
 #
 # gnuplot -e "data='FILE'" -e "out='FILE.svg'" plot.gp
 #
-# In the data each series is a block, whose lines hold x, p50, p99, p99.9, max,
-# a label for p50, or for what has none, and the group.
+# Each series is a block of the data. Its columns are x, p50, p99, p99.9, max, a
+# label for p50, or for a series without one, and the group.
 
 set encoding utf8
 set terminal svg size 760,420 font 'sans-serif,13' background '#ffffff'

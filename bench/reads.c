@@ -1,11 +1,11 @@
 /*
- * Inside Linux: how long reads of /dev/hwrng take, and how many bytes it gives
+ * In the Linux guest: measure the latency and the throughput of /dev/hwrng
  *
  *   reads READERS SECONDS
  *
- * Each reader, on a vCPU of its own, reads 8 bytes at a time, which is one
- * H_RANDOM call, for that many seconds or SAMPLES times; then 4096 at a time,
- * for as long. Prints ticks of the time base.
+ * Each reader, on its own vCPU, reads 8 bytes at a time, which is one H_RANDOM
+ * call, for SECONDS or SAMPLES times; then it reads 4096 bytes at a time for
+ * SECONDS. The output is in ticks of the time base.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -46,7 +46,7 @@ static void get(size_t size)
     }
 }
 
-/* The durations of single reads */
+/* Measure single reads of 8 bytes. */
 static void words(struct reader *r)
 {
     do {
@@ -67,7 +67,7 @@ static void blocks(struct reader *r)
     } while (r->end - r->start < duration);
 }
 
-/* Have all readers do this at the same time. */
+/* Let all readers run @work at the same time. */
 static void all(void (*work)(struct reader *))
 {
     for (int i = 0; i < readers_count; i++) {

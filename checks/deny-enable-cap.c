@@ -3,8 +3,8 @@
  *
  * usage: deny-enable-cap FD PROGRAM ARGUMENT...
  *
- * With KVM's descriptor of the VM, this is a kernel that does not let QEMU
- * choose which hypercalls it answers.
+ * With KVM's descriptor of the VM, this simulates a kernel that does not let
+ * QEMU choose which hypercalls KVM answers.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -27,7 +27,7 @@
 
 int main(int argc, char **argv)
 {
-    /* Of the arguments, these are the lower halves: little endian. */
+    /* On a little-endian host, the offsets are those of the lower halves. */
     struct sock_filter code[] = {
         LOAD(nr), ALLOW_UNLESS(SYS_ioctl, 5),
         LOAD(args[0]), ALLOW_UNLESS(argc > 2 ? atoi(argv[1]) : 0, 3),

@@ -1,8 +1,8 @@
 /*
- * Preloaded into a program: has its reads of one file fail, or take long
+ * Preloaded into a program: makes its reads of one file fail or take long
  *
- * FAILING_FILE names the file. FAILING_CONTROL names another one, which the
- * test shares: a struct Control, of which what is not there is 0.
+ * FAILING_FILE names the file. FAILING_CONTROL names a file that the test
+ * shares, with a struct Control; fields after the end of the file are 0.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -20,13 +20,13 @@
 #define READERS 16
 
 /**
- * struct Control - what the test wants, and what it gets
+ * struct Control - settings of the test, and counters for it
  * @error: the errno to fail with; 0: the file is read; -1: no read returns
  * @calls: the number of reads so far
- * @chunk: the source makes as many bytes at a time; 0: any number at once
- * @chunk_us: how many microseconds it takes for each chunk, even for a part
- * @chunks_most: it does not make more chunks than that: a read for which it has
- *               to does not return. Counts only if @chunk is set
+ * @chunk: the source makes so many bytes at a time; 0: any number
+ * @chunk_us: how many microseconds each chunk takes, even if only part is read
+ * @chunks_most: the source makes no more chunks than that: a read that needs
+ *               more does not return. Used only if @chunk is set
  * @chunks: the number of chunks so far
  * @bytes: the number of bytes so far
  * @ended: the number of reads that have returned
@@ -53,7 +53,7 @@ __attribute__((constructor)) static void start(void)
     int fd = open(getenv("FAILING_CONTROL"), O_RDWR);
 
     real_read = dlsym(RTLD_NEXT, "read");
-    /* The file may be shorter: the rest of its page is zero. */
+    /* The file may be shorter than the struct: the rest of its page is zero. */
     control = mmap(NULL, sizeof(*control), PROT_READ | PROT_WRITE,
                    MAP_SHARED, fd, 0);
     if (stat(getenv("FAILING_FILE"), &file) < 0 || control == MAP_FAILED) {

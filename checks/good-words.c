@@ -1,5 +1,5 @@
 /*
- * Put the words of a source through the device's health tests
+ * Run the device's health tests on the words of a source
  *
  * usage: good-words COUNT < SOURCE
  *
@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include "hw/ppc/spapr_rng_health.h"
 
-#define WORDS 512 /* in a piece, as in the device's pool */
+#define WORDS 512 /* at a time, as in the device's pool */
 
 int main(int argc, char **argv)
 {

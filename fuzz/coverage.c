@@ -1,9 +1,10 @@
 /*
- * Coverage of a QEMU that is fuzzed, for another process to see
+ * Coverage of a QEMU that is fuzzed, shared with another process
  *
- * Linked into QEMU, which clang has instrumented where fuzz/instrumented says.
- * FUZZ_COUNTERS names a file, in which each edge of that code has a byte that
- * counts how often it was taken; without it nothing is counted.
+ * Linked into QEMU. clang has instrumented the code that fuzz/instrumented
+ * lists. FUZZ_COUNTERS names a file with a byte for each edge of that code,
+ * which counts how often the edge was taken. Without FUZZ_COUNTERS, nothing is
+ * counted.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -55,7 +56,7 @@ void __sanitizer_cov_trace_pc_guard_init(uint32_t *start, uint32_t *stop)
     }
 }
 
-/* Counts of several threads may get lost; whether there were any may not. */
+/* Threads may overwrite counts of each other, but a count never becomes 0. */
 void __sanitizer_cov_trace_pc_guard(uint32_t *guard)
 {
     if (counters && *guard < size) {

@@ -1,14 +1,15 @@
 /*
- * Fuzz H_RANDOM: calls, the machine's life, and a source in trouble
+ * Fuzz H_RANDOM: calls, commands of the monitor, and trouble of the source
  *
- * A libFuzzer target. An input is a text, one step a line, which begins with
- * the machine that it is for, one of machine_types[]; verbs[] has the steps.
- * They are done to a running QEMU. Then the source heals and gives, and every
- * call must be answered within HANG_MS, with eight bytes of the source that
- * nobody else got, in their order. Where nothing can have got lost, nothing did.
+ * A libFuzzer target. An input is a text with one step per line. The first line
+ * names the machine, one of machine_types[]; verbs[] has the steps, which are
+ * done to a running QEMU. Then the source recovers and gives bytes. Every call
+ * must be answered within HANG_MS, with eight bytes of the source that no other
+ * call got, in their order. If no step can lose bytes, all bytes must be
+ * delivered.
  *
- * FUZZ_TRACE shows each step. FUZZ_COUNTERS is the file that fuzz/coverage.c
- * counts in.
+ * With FUZZ_TRACE, each step is shown. FUZZ_COUNTERS is the file of the
+ * counters of fuzz/coverage.c.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -32,27 +33,27 @@ typedef enum Verb {
     MOVE, END, FAIL, SLOW, HANG, HEAL, VERBS
 } Verb;
 
-/* How a step is written, how large its number can be, how often it is tried */
+/* The name of a step, the limit of its number, and how often it is tried */
 static const struct {
     const char *name;
     int max;
     int weight;
 } verbs[VERBS] = {
-    { "call", 12, 12 },     /* that many calls, by the next idle vCPU */
-    { "feed", 5000, 10 },   /* that many bytes to the source */
-    { "repeat", 700, 1 },   /* a word so many times: bad */
-    { "stuck", 1300, 1 },   /* that many words with a byte in common: bad */
+    { "call", 12, 12 },     /* so many calls by the next idle vCPU */
+    { "feed", 5000, 10 },   /* give so many bytes */
+    { "repeat", 700, 1 },   /* give a word so many times: bad */
+    { "stuck", 1300, 1 },   /* give so many words with a common byte: bad */
     { "wait", 30, 4 },      /* milliseconds */
     { "stop", 0, 3 },
     { "cont", 0, 3 },
     { "reset", 0, 3 },
-    { "get", 0, 2 },        /* all statistics */
-    { "swap", 0, 2 },       /* the device's backend for the other one */
-    { "del", 0, 2 },        /* both: only the one that is not in use may go */
+    { "get", 0, 2 },        /* read all statistics */
+    { "swap", 0, 2 },       /* replace the backend by the other one */
+    { "del", 0, 2 },        /* delete both backends; the one in use must stay */
     { "save", 0, 2 },       /* migrate to a file, and go on */
     { "move", 0, 1 },       /* migrate to a new process, with one vCPU */
-    { "end", 0, 3 },        /* the end of the source */
-    { "fail", 0, 3 },       /* errors; a daemon hangs up */
+    { "end", 0, 3 },        /* the FIFO or the daemon ends */
+    { "fail", 0, 3 },       /* reads fail; a daemon hangs up */
     { "slow", 50, 2 },      /* milliseconds that each read takes */
     { "hang", 0, 2 },       /* reads do not return */
     { "heal", 0, 3 },
@@ -73,13 +74,13 @@ typedef struct Program {
 typedef struct Run {
     Machine *m;
     bool lossy;                     /* bytes may be thrown away */
-    int seams;                      /* values with a hang-up in the middle */
-    int64_t answered;               /* by the device's own statistics, before */
-    uint64_t called[CPUS_MAX];      /* calls asked of each vCPU */
-    uint64_t begin[CPUS_MAX];       /* its results before this input */
-    uint64_t seen[CPUS_MAX];        /* its results that were checked */
-    int last[CPUS_MAX][STREAMS];    /* where its last value came from */
-    int first, end;                 /* what of the first stream was delivered */
+    int seams;                      /* values with lost bytes in the middle */
+    int64_t answered;               /* "calls" before this input */
+    uint64_t called[CPUS_MAX];      /* calls that each vCPU should make */
+    uint64_t begin[CPUS_MAX];       /* number of results before this input */
+    uint64_t seen[CPUS_MAX];        /* number of checked results */
+    int last[CPUS_MAX][STREAMS];    /* position of its last value */
+    int first, end;                 /* delivered range of the first stream */
     int delivered;
 } Run;
 
@@ -162,7 +163,7 @@ static Step random_step(unsigned int *seed)
     while (pick >= verbs[verb].weight) {
         pick -= verbs[verb++].weight;
     }
-    /* Small numbers are more likely, so that sources run dry in mid-word. */
+    /* Prefer small numbers, so that bytes run out in the middle of a word. */
     return (Step) { verb, verbs[verb].max ? 1 + rand_r(seed) %
         (rand_r(seed) % 2 ? verbs[verb].max :
          verbs[verb].max < 40 ? verbs[verb].max : 40) : 0 };
@@ -232,7 +233,9 @@ size_t LLVMFuzzerCustomCrossOver(const uint8_t *data1, size_t size1,
     return print(&p, out, max);
 }
 
-/* Show where the last results of each vCPU come from: they are out of order. */
+/*
+ * Show the positions of the last results of each vCPU, which are out of order.
+ */
 static void show_order(Run *r)
 {
     Source *s = r->m->source;
@@ -260,10 +263,10 @@ static void show_order(Run *r)
 }
 
 /*
- * Eight bytes that @cpu got must be the source's, new, and in order. Where a
- * daemon hung up, some that it gave may have got lost, in the middle of eight.
- * Of a word that is given many times, a device that knows nothing of its source
- * yet lets the first through, and no more.
+ * The eight bytes that @cpu got must be bytes of the source, not delivered
+ * before, and in order. If a daemon hung up, bytes may have been lost in the
+ * middle of a word. Of a word that is given many times, the guest gets one at
+ * most, each time that the device begins to test the source.
  */
 static void check_value(Run *r, int cpu, const uint8_t value[8])
 {
@@ -341,7 +344,7 @@ static void get_statistics(Machine *m)
     }
 }
 
-/* What @cpu gets now comes after all that was delivered, to whomever. */
+/* Values of a new call come after all values that any vCPU has got before. */
 static void catch_up(Run *r, int cpu)
 {
     for (int stream = 0; stream < STREAMS; stream++) {
@@ -368,7 +371,7 @@ static void step_call(Run *r, int calls)
     }
 }
 
-/* A part of a word, and what a deleted backend has read, are lost. */
+/* Part of a word, and bytes that a deleted backend has read, are lost. */
 static void step_swap(Run *r)
 {
     r->lossy = true;
@@ -462,7 +465,7 @@ static bool all_done(Machine *m)
     return true;
 }
 
-/* All is well, and the source gives: now each call has to return. */
+/* End all trouble, and give bytes until each call has returned. */
 static void settle(Run *r)
 {
     int64_t patience = patience_begin();
@@ -474,7 +477,7 @@ static void settle(Run *r)
     machine_command(r->m, "cont", "");
     while (!all_done(r->m)) {
         if (source_unread(r->m->source) < 8) {
-            /* After bad bytes, a lot of good ones are thrown away as well. */
+            /* After bad bytes, the device throws a window of good ones away. */
             source_feed(r->m->source, r->m->source->bad_end ? 4096 : 64);
         }
         source_serve(r->m->source);
@@ -485,7 +488,7 @@ static void settle(Run *r)
     }
 }
 
-/* Without a reset or another process, everything adds up. */
+/* Compare the numbers of calls, results and bytes. */
 static void check_sums(Run *r)
 {
     int64_t answers = 0;
@@ -529,7 +532,7 @@ static Machine *get_machine(int number)
     return machines[number];
 }
 
-/* From here on, bytes that are on the way may be delivered, and no others. */
+/* Start an input. Bytes of the previous input may still be delivered. */
 static Run begin(int number)
 {
     Run r = { .m = get_machine(number) };

@@ -1,8 +1,8 @@
 /*
- * A QEMU with the device and guests/bare-metal, for a fuzzer to drive
+ * A QEMU with the device and guests/bare-metal, driven by a fuzzer
  *
- * The environment says where things are: FUZZ_QEMU the binary, FUZZ_IMAGE the
- * guest, FUZZ_PRELOAD checks/failing-read.c.
+ * The environment has the paths: FUZZ_QEMU of the binary, FUZZ_IMAGE of the
+ * guest, FUZZ_PRELOAD of the compiled checks/failing-read.c.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -194,7 +194,7 @@ static void child(Machine *m, int qmp, bool incoming)
     _exit(1);
 }
 
-/* Wait for a line of QMP. It is at the start of received[]. */
+/* Wait for a line of QMP, which is then at the start of received[]. */
 static int receive_line(Machine *m, int64_t patience)
 {
     for (;;) {
@@ -440,7 +440,7 @@ void machine_save(Machine *m)
         usleep(1000);
     }
     wait_for(m, "query-migrate", "\"status\": \"completed\"");
-    /* Before that, "cont" is refused. */
+    /* Before this status, QEMU refuses "cont". */
     wait_for(m, "query-status", "\"status\": \"postmigrate\"");
     free(uri);
     free(state);

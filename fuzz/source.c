@@ -1,5 +1,5 @@
 /*
- * What a fuzzed machine draws from: a FIFO, or an EGD daemon
+ * The source of a fuzzed machine: a FIFO or an EGD daemon
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -19,7 +19,7 @@
 #include <unistd.h>
 #include "source.h"
 
-/* Of struct Control in checks/failing-read.c */
+/* The layout of struct Control in checks/failing-read.c */
 #define CONTROL_SIZE (24 * sizeof(int))
 enum { ERROR, CALLS, CHUNK, CHUNK_US, CHUNKS_MOST };
 
@@ -31,10 +31,10 @@ static void check(bool ok, const char *what)
     }
 }
 
-/* How many words the second stream is given at a time */
+/* How many words of the second stream are given at a time */
 #define OTHER_WORDS 256
 
-/* The output of splitmix64: no eight bytes of it come twice. */
+/* Fill the streams by splitmix64: no sequence of eight bytes occurs twice. */
 static void fill(uint8_t *stream)
 {
     for (uint64_t i = 0; i < STREAMS * SOURCE_MAX / 8; i++) {
