@@ -131,12 +131,27 @@ def test_others_go_on(guest):
 
 
 def test_source_is_left_alone(guest, fifo):
-    """Nobody reads for a guest that may not have it yet."""
+    """Of what a guest may not have yet, only the next word is read."""
     vm = guest(fifo.backend, device=device(80, 1000, ',pool-size=8'))
     fifo.write(os.urandom(8 * 100))
     vm.call(100)
     until(lambda: statistic(vm, 'throttled') > 2)
     assert fifo.unread() >= 8 * (100 - vm.count() - 1) > 0
+    vm.quit()
+
+
+def test_bytes_come_meanwhile(guest, fifo):
+    """A source has the whole time to give the word that a call waits for."""
+    vm = guest(fifo.backend, device=device(8, 2 ** 31, ',pool-size=8'))
+    fifo.write(os.urandom(8))
+    vm.call()
+    vm.finish()
+    vm.call()
+    until(lambda: statistic(vm, 'throttled') == 1)
+    fifo.write(os.urandom(8))
+    until(lambda: fifo.unread() == 0)
+    assert vm.calls_wait() and vm.count() == 1
+    assert statistic(vm, 'throttled') == 1
     vm.quit()
 
 

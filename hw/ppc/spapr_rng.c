@@ -123,7 +123,8 @@ static int64_t wait_left_ms(SpaprRng *s, int64_t age)
 static target_ulong h_random_wait(SpaprRng *s, PowerPCCPU *cpu,
                                   target_ulong opcode, bool turn)
 {
-    bool over_quota = quota_is_set(s) && !spapr_rng_pool_starves(&s->pool);
+    bool over_quota = !quota_allows(s) ||
+                      (quota_is_set(s) && !spapr_rng_pool_starves(&s->pool));
     bool needs_bytes = turn && !over_quota;
     int64_t age = spapr_hcall_retry_age(&s->queue, cpu);
     int64_t left_ms = wait_left_ms(s, age);
@@ -159,7 +160,8 @@ static target_ulong h_random(PowerPCCPU *cpu, SpaprMachineState *spapr,
     bool any_waits = !spapr_hcall_queue_is_empty(&s->queue);
     bool turn = likely(!any_waits) || spapr_hcall_retry_turn(&s->queue, cpu);
 
-    if (!turn || !quota_allows(s) || !spapr_rng_pool_has_word(&s->pool)) {
+    /* Bytes come while the call waits for the quota, not afterwards. */
+    if (!turn || !spapr_rng_pool_has_word(&s->pool) || !quota_allows(s)) {
         return h_random_wait(s, cpu, opcode, turn);
     }
 
