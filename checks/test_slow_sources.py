@@ -62,13 +62,17 @@ def stop_calling(vm):
     vm.vm.event_wait('RESET')
 
 
+def gives_no_more(slow):
+    """Whether no chunk has come for a while."""
+    chunks = slow.chunks
+    time.sleep(0.3)
+    return chunks == slow.chunks
+
+
 def until_it_hangs(slow):
     """A read is on, and no chunk comes any more."""
     until(lambda: slow.is_read)
-    chunks = -1
-    while chunks < slow.chunks:
-        chunks = slow.chunks
-        time.sleep(0.3)
+    until(lambda: gives_no_more(slow))
     assert slow.is_read
 
 
@@ -377,13 +381,7 @@ def test_reads_little_ahead(source, start):
     vm = start(slow, device=',timeout=0')
     vm.call(1000)
     vm.finish()
-
-    def rests():
-        chunks = slow.chunks
-        time.sleep(0.1)
-        return chunks == slow.chunks and not slow.is_read
-
-    until(rests)
+    until(lambda: gives_no_more(slow) and not slow.is_read)
     # As much may be in the pool, and twice as much if longer reads were tried.
     assert slow.given - statistic(vm, 'bytes') <= 8 * 64
     vm.quit()
