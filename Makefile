@@ -13,9 +13,9 @@ PREFIX = /usr/local
 export PREFIX DESTDIR
 
 .DEFAULT_GOAL = help
-.PHONY: help packages tree qemu peer build run shell check bench soak \
-	quality many fuzz coverage docs series install uninstall deb bisect-check \
-	export clean
+.PHONY: help packages tree qemu peer full build run shell debian check \
+	check-debian bench soak quality many fuzz coverage docs series install \
+	uninstall deb bisect-check export clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -36,6 +36,10 @@ qemu: tree
 peer:
 	@$(MAKE) --no-print-directory PEER=1 qemu
 
+full: tree
+	@scripts/install-packages full
+	@scripts/build-qemu $(OUT) full all
+
 build: qemu ## build QEMU with the device, for this host and for POWER hosts with KVM
 	@scripts/build-qemu $(OUT) ppc64le qemu-system-ppc64
 
@@ -45,9 +49,11 @@ run: qemu ## boot a Linux guest that draws random numbers through H_RANDOM
 shell: qemu ## an interactive Linux guest with the device
 	@QEMU=$(QEMU) scripts/run shell
 
-install: tree ## install a QEMU with all features, below PREFIX=/usr/local: 10 minutes
-	@scripts/install-packages full
-	@scripts/build-qemu $(OUT) full all
+debian: full ## boot a whole Debian with the device; the first time takes 30 minutes
+	@guests/debian/build $(OUT)
+	@QEMU=$(OUT)/full/qemu-system-ppc64 scripts/run debian
+
+install: full ## install a QEMU with all features, below PREFIX=/usr/local: 10 minutes
 	@scripts/install $(OUT) add
 
 uninstall: ## remove the installed files
@@ -60,6 +66,11 @@ deb: tree ## build and test Debian packages of QEMU with the device: 30 minutes
 
 check: $(if $(SANITIZE),qemu,build peer) ## run every test; some on a QEMU with SANITIZE=address,undefined or thread
 	@OUT=$(OUT) SANITIZE=$(SANITIZE) scripts/check
+
+check-debian: full ## check the device within a whole Debian
+	@guests/debian/build $(OUT)
+	@OUT=$(OUT) /usr/bin/python3 -m pytest -p no:cacheprovider -v --durations=0 \
+		--basetemp $(OUT)/checks-debian checks/debian.py
 
 fuzz: tree ## fuzz the device for SECONDS=60
 	@scripts/build-qemu $(OUT) asan qemu-system-ppc64

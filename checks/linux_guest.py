@@ -58,15 +58,17 @@ class Guest:
     """
     A Linux guest that runs JOB, with the test at its console.
 
-    incoming: it goes on where the guest was that was saved in that file
+    incoming: the URI from which a guest comes to go on here
     """
+
+    CONSOLE = None  # the machine's first, or a device of this type
 
     def __init__(self, vm, incoming=None):
         self.vm = vm
         self._received = b''
-        vm.set_console()
+        vm.set_console(self.CONSOLE)
         if incoming:
-            vm.add_args('-incoming', f'file:{incoming}')
+            vm.add_args('-incoming', incoming)
         vm.launch()
         if not incoming:
             self.wait_until_ready()

@@ -63,7 +63,7 @@ def previous_type():
 
 @pytest.fixture
 def start(pseries, top, directory, previous_type):
-    """A function that starts one of the ENDS, maybe with a saved guest."""
+    """A function that starts one of the ENDS; a guest may come from a URI."""
     def make(end, incoming=None):
         build, args = ENDS[end]
         if end.endswith('-old'):
@@ -101,7 +101,7 @@ def test_migration(start, saved, source, destination):
 
     A call to a machine without the device fails, which Linux reports.
     """
-    guest = start(destination, incoming=saved(source))
+    guest = start(destination, incoming=f'file:{saved(source)}')
     until(lambda: guest.vm.cmd('query-status')['status'] == 'running')
 
     had_device, has_device = bool(ENDS[source][1]), bool(ENDS[destination][1])

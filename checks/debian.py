@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""
+What systemd, udev, sshd, rngd and kexec of a whole Debian do with the device.
+
+"make check-debian" runs this file. "make check" does not find it, because of
+its name: booting so often takes too long.
+"""
+
+import re
+import socket
+import time
+
+import pytest
+
+from bare_metal import migration, statistic, until
+from conftest import machine
+from debian_guest import (FULL, LONG, SPAPR_RNG, URANDOM, USER_NETWORK,
+                          Debian, debian_args, new_disk)
+from egd import EgdDaemon
+
+CURRENT = '/sys/class/misc/hw_random/rng_current'
+DRIVER = '/sys/bus/vio/drivers/pseries_rng'
+NAME = 'ibm,random-v1'
+
+# A reader counts in two files what it got, and what not.
+READER = ('while :; do '
+          'if dd if=/dev/hwrng of=/dev/null bs=4096 count=4 iflag=fullblock; '
+          'then echo >>/run/read; else echo >>/run/failed; sleep 0.1; fi; '
+          'done >/dev/null 2>&1 & echo $! >/run/reader')
+SIZE = 65536
+READ = f'test $(head -c {SIZE} /dev/hwrng | wc -c) -eq {SIZE}'
+
+# As udev does for each device at boot
+TRIGGER = 'udevadm trigger --settle --action=add --subsystem-match=vio'
+
+
+def boot_debian(directory, *args, append='', cpus=2, disk=None, **kwargs):
+    """Start a Debian that has a disk of its own."""
+    vm = machine(directory, *debian_args(disk or new_disk(directory),
+                                         directory / 'console', append),
+                 '-smp', str(cpus), *args, build=FULL)
+    try:
+        return Debian(vm, **kwargs)
+    except BaseException:
+        vm.shutdown(hard=True)
+        raise
+
+
+@pytest.fixture
+def boot(tmp_path):
+    """A function that does so, until the test ends."""
+    guests = []
+
+    def start(*args, name='first', **kwargs):
+        directory = tmp_path / name
+        directory.mkdir()
+        guests.append(boot_debian(directory, *args, **kwargs))
+        return guests[-1]
+
+    yield start
+    for guest in guests:
+        guest.vm.shutdown(hard=True)
+
+
+@pytest.fixture(scope='module')
+def booted(tmp_path_factory):
+    """One for several tests. The kernel notes who loads modules, and why."""
+    guest = boot_debian(
+        tmp_path_factory.mktemp('booted'), *URANDOM, *SPAPR_RNG, *USER_NETWORK,
+        append='trace_event=module:module_load,module:module_request')
+    yield guest
+    guest.vm.shutdown(hard=True)
+
+
+@pytest.fixture
+def debian(booted):
+    """The same, with nobody who reads, and rngd that feeds each second."""
+    feed_each_second(booted)
+    yield booted
+    booted.run('kill $(cat /run/reader); rm -f /run/reader /run/read '
+               '/run/failed')
+    booted.assert_no_trouble()
+
+
+def feed_each_second(guest):
+    """Otherwise rngd feeds a kernel that has enough once in a minute."""
+    guest.text('echo HRNGDEVICE=/dev/hwrng >/etc/default/rng-tools-debian; '
+               'echo RNGDOPTIONS="--feed-interval=1 --random-step=2500" '
+               '>>/etc/default/rng-tools-debian; '
+               'systemctl restart rng-tools-debian', LONG)
+
+
+def fed(guest):
+    """How many bits rngd says to have had from the device, and given away."""
+    def told():
+        return guest.text('journalctl -q -o cat -t rngd | grep -o '
+                          "'bits .*: [0-9]*' || true").splitlines()
+
+    before = len(told())
+    guest.text('kill -USR1 $(cat /run/rngd.pid)')
+    until(lambda: len(told()) >= before + 2, LONG)
+    got, = [line for line in told()[before:] if 'received from HRNG' in line]
+    sent, = [line for line in told()[before:] if 'sent to kernel' in line]
+    return int(got.split()[-1]), int(sent.split()[-1])
+
+
+def lines(guest, path):
+    """How many lines the file has."""
+    return int(guest.text(f'cat {path} 2>/dev/null | wc -l'))
+
+
+def until_more(guest, path):
+    """Wait for further lines."""
+    before = lines(guest, path)
+    until(lambda: lines(guest, path) > before + 1, LONG)
+
+
+def show(capsys, text):
+    """Print what is a figure and no check."""
+    with capsys.disabled():
+        print(f'\n{text}')
+
+
+def test_udev_loads_the_driver(debian):
+    """From its modalias: nobody else asks for it."""
+    trace = debian.text('mountpoint -q /sys/kernel/tracing || '
+                        'mount -t tracefs none /sys/kernel/tracing; '
+                        'cat /sys/kernel/tracing/trace')
+    loaded = dict(reversed(pair) for pair in re.findall(
+        r'^ *(\S.*)-\d+ .* module_load: (\w+)', trace, re.MULTILINE))
+    assert 'udev' in loaded['pseries_rng']
+    assert 'pseries' not in ''.join(re.findall('module_request: .*', trace))
+    assert debian.run(
+        'grep -rs pseries /etc/modules /etc/modules-load.d '
+        '/usr/lib/modules-load.d /etc/initramfs-tools') == ([], 1)
+    assert debian.text(
+        f'modprobe -R $(cat /sys/bus/vio/devices/{NAME}/modalias)'
+    ) == 'pseries_rng'
+
+    # Without its rule, which is there for all modaliases, nothing is loaded.
+    rules = '/etc/udev/rules.d/80-drivers.rules'
+    for rule, modules in [f'ln -s /dev/null {rules}', 0], [f'rm {rules}', 1]:
+        debian.text(f'rmmod pseries_rng; {rule} && udevadm control --reload '
+                    f'&& {TRIGGER}', LONG)
+        assert debian.text('grep -c ^pseries_rng /proc/modules || true'
+                           ) == str(modules)
+
+
+def test_current(debian):
+    assert debian.text(f'cat {CURRENT}') == 'pseries_rng'
+    before = statistic(debian, 'bytes')
+    debian.text(READ)
+    assert statistic(debian, 'bytes') >= before + SIZE
+
+
+def test_rngd(debian):
+    """It feeds the kernel from the device."""
+    assert '/dev/hwrng' in debian.text(
+        'readlink /proc/$(cat /run/rngd.pid)/fd/*').splitlines()
+    before = statistic(debian, 'bytes')
+    first = fed(debian)
+    until(lambda: fed(debian)[1] >= first[1] + 100000, LONG)
+    got, _ = fed(debian)
+    assert statistic(debian, 'bytes') - before >= (got - first[0]) / 8 > 0
+
+
+def test_rngtest(debian, capsys):
+    """0.8 failures are expected; more than 8 are as good as impossible."""
+    said = debian.run('rngtest -c 1000 </dev/hwrng 2>&1', LONG)[0]
+    results = dict(re.findall(r'FIPS 140-2 (\w+): (\d+)', '\n'.join(said)))
+    show(capsys, results)
+    assert int(results['successes']) + int(results['failures']) == 1000
+    assert int(results['failures']) <= 8
+
+
+def test_two_readers(debian):
+    """Each gets words of its own."""
+    debian.text(
+        'for i in 1 2; do head -c 131072 /dev/hwrng >/run/read$i & '
+        'pids="$pids $!"; done; wait $pids; cat /run/read[12] >/run/both',
+        LONG)
+    assert debian.text('wc -c </run/both') == '262144'
+    assert debian.text('od -An -v -t x8 -w8 /run/both | sort | uniq -d', LONG
+                       ) == ''
+
+
+def test_unbind_while_a_reader_runs(debian):
+    """It fails meanwhile, and goes on when the driver is bound again."""
+    debian.text(READER)
+    for _ in range(5):
+        until_more(debian, '/run/read')
+        debian.text(f'echo {NAME} >{DRIVER}/unbind', LONG)
+        assert debian.text(f'cat {CURRENT}') == 'none'
+        until_more(debian, '/run/failed')
+        debian.text(f'echo {NAME} >{DRIVER}/bind', LONG)
+        assert debian.text(f'cat {CURRENT}') == 'pseries_rng'
+    until_more(debian, '/run/read')
+
+
+def test_stop_for_a_minute(debian):
+    """What goes on then, goes on as if nothing had been."""
+    debian.text(READER)
+    until_more(debian, '/run/read')
+    before = fed(debian)
+    debian.vm.cmd('stop')
+    calls = statistic(debian, 'calls')
+    time.sleep(60)
+    assert statistic(debian, 'calls') == calls
+    debian.vm.cmd('cont')
+    until_more(debian, '/run/read')
+    until(lambda: fed(debian)[1] > before[1], LONG)
+    assert lines(debian, '/run/failed') == 0
+
+
+def test_host_keys(boot):
+    """They are others at each first boot of the same disk, like all else."""
+    own = []
+    for name in 'first', 'second':
+        with socket.create_server(('127.0.0.1', 0)) as free:
+            port = free.getsockname()[1]
+        guest = boot(*URANDOM, *SPAPR_RNG, '-nic', 'user,'
+                     f'hostfwd=tcp:127.0.0.1:{port}-:22', name=name)
+        with socket.create_connection(('127.0.0.1', port), LONG) as ssh:
+            assert ssh.recv(8) == b'SSH-2.0-'
+        own += guest.text('cut -d " " -f 2 /etc/ssh/ssh_host_*_key.pub '
+                          '/etc/machine-id').splitlines()
+        guest.quit()
+    assert len(own) == len(set(own)) == 8
+
+
+def test_systemd_analyze(boot, capsys):
+    """Time is counted in instructions, so that a busy host is none of it."""
+    for name, args in ('without', []), ('with', [*URANDOM, *SPAPR_RNG]):
+        guest = boot(*args, *USER_NETWORK, '-icount', 'shift=0,sleep=off',
+                     cpus=1, name=name)
+        assert guest.text(f'cat {CURRENT}') == (
+            'pseries_rng' if args else 'none')
+        times = guest.text('systemd-analyze | head -n 1', LONG)
+        assert re.match(r'Startup finished in .* \(userspace\) = ', times)
+        show(capsys, f'{guest.text("cat /boot/version")}, {name} the device: '
+             f'{times}')
+        guest.quit()
+
+
+def test_rmmod_while_a_read_waits(boot, tmp_path):
+    """For a source that is dry: both end when it flows, or at the time-out."""
+    egd = EgdDaemon(tmp_path / 'egd')
+    egd.start()
+    guest = boot('-chardev', f'socket,path={egd.path},reconnect-ms=100,id=egd',
+                 '-object', 'rng-egd,chardev=egd,id=rng0', '-device',
+                 'spapr-rng,rng=rng0,id=d,pool-size=8,timeout=20000')
+    guest.text('systemctl stop rng-tools-debian', LONG)
+    for flows in True, False:
+        guest.text(READ, LONG)
+        waits, timeouts = (statistic(guest, name)
+                           for name in ('waits', 'timeouts'))
+        egd.silent = True
+        guest.type('(head -c 8192 /dev/hwrng; echo $? >/run/done) '
+                   '>/dev/null 2>&1 & rmmod pseries_rng')
+        until(lambda: statistic(guest, 'waits') > waits)
+        if flows:
+            egd.stop()
+            egd.silent = False
+            egd.start()
+        assert guest.answer(LONG) == ([], 0)
+        guest.until('test -e /run/done')
+        assert (statistic(guest, 'timeouts') > timeouts) != flows
+        assert guest.text(f'rm /run/done; cat {CURRENT}') == 'none'
+
+        egd.stop()
+        egd.silent = False
+        egd.start()
+        guest.text(TRIGGER, LONG)
+        guest.until(READ)
+    guest.assert_no_trouble()
+
+
+def test_switching(boot):
+    """Between the device and virtio-rng, with a reader who notices nothing."""
+    guest = boot(*URANDOM, *SPAPR_RNG, '-device', 'virtio-rng-pci,rng=rng0')
+    guest.text(READER)
+    for _ in range(10):
+        for current in 'virtio_rng.0', 'pseries_rng':
+            guest.text(f'echo {current} >{CURRENT}', LONG)
+            assert guest.text(f'cat {CURRENT}') == current
+            until_more(guest, '/run/read')
+    assert lines(guest, '/run/failed') == 0
+    guest.text('kill $(cat /run/reader)')
+
+    for current, least, most in [['pseries_rng', SIZE, SIZE + 16384],
+                                 ['virtio_rng.0', 0, 16384]]:
+        guest.text(f'echo {current} >{CURRENT}; {READ}')
+        before = statistic(guest, 'bytes')
+        guest.text(READ)
+        assert least <= statistic(guest, 'bytes') - before <= most
+    guest.assert_no_trouble()
+
+
+def test_kexec(boot):
+    """The kernel that comes next has H_RANDOM, too."""
+    guest = boot(*URANDOM, *SPAPR_RNG, *USER_NETWORK)
+    before = guest.boot_id()
+    guest.text('kexec -l /boot/vmlinux --initrd=/boot/initrd --reuse-cmdline',
+               LONG)
+    guest.type('systemctl kexec')
+    guest.wait_until_ready()
+    assert guest.resets() == 0
+    assert guest.boot_id() != before
+    assert guest.text(f'cat {CURRENT}') == 'pseries_rng'
+    calls = statistic(guest, 'calls')
+    guest.text(READ)
+    assert statistic(guest, 'calls') >= calls + SIZE / 8
+    guest.assert_no_trouble()
+
+
+def test_reboot(boot):
+    """Ten times. What the first boot has made stays."""
+    guest = boot(*URANDOM, *SPAPR_RNG, *USER_NETWORK)
+    keys = guest.text('cat /etc/ssh/ssh_host_*_key.pub')
+    ids = {guest.boot_id()}
+    for _ in range(10):
+        guest.type('systemctl reboot')
+        guest.wait_until_ready()
+        assert guest.resets() == 1
+        ids.add(guest.boot_id())
+        assert guest.text(f'cat {CURRENT}') == 'pseries_rng'
+        guest.text(READ)
+        guest.assert_no_trouble()
+    assert len(ids) == 11
+    assert guest.text('cat /etc/ssh/ssh_host_*_key.pub') == keys
+
+
+def test_live_migration(boot, tmp_path):
+    """With rngd, and one who reads all the time."""
+    # Under TCG, QEMU 10.0 loses the second vCPU of a Linux guest.
+    args = [*URANDOM, *SPAPR_RNG, *USER_NETWORK]
+    guest = boot(*args, cpus=1)
+    feed_each_second(guest)
+    guest.text(READER)
+    until_more(guest, '/run/read')
+    before = fed(guest)
+
+    other = boot(*args, cpus=1, name='second', disk=tmp_path / 'first/disk',
+                 incoming=f'unix:{tmp_path}/socket')
+    # However slow the host is.
+    guest.vm.cmd('migrate-set-parameters', downtime_limit=60000)
+    guest.vm.cmd('migrate', uri=f'unix:{tmp_path}/socket')
+    until(lambda: migration(guest.vm) == 'completed', LONG)
+    until(lambda: other.vm.cmd('query-status')['status'] == 'running', LONG)
+    guest.quit()
+
+    until_more(other, '/run/read')
+    until(lambda: fed(other)[1] > before[1], LONG)
+    assert lines(other, '/run/failed') == 0
+    assert statistic(other, 'calls') > 0
+    other.assert_no_trouble()
