@@ -306,8 +306,8 @@ def test_kexec(boot):
     """The kernel that comes next has H_RANDOM, too."""
     guest = boot(*URANDOM, *SPAPR_RNG, *USER_NETWORK)
     before = guest.boot_id()
-    guest.text('kexec -l /boot/vmlinux --initrd=/boot/initrd --reuse-cmdline',
-               LONG)
+    guest.text('kexec -l /boot/vmlinux --initrd=/boot/initrd '
+               '--command-line="$(cat /proc/cmdline)"', LONG)
     guest.type('systemctl kexec')
     guest.wait_until_ready()
     assert guest.resets() == 0
