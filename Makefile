@@ -49,7 +49,7 @@ run: qemu ## boot a Linux guest that draws random numbers through H_RANDOM
 shell: qemu ## an interactive Linux guest with the device
 	@QEMU=$(QEMU) scripts/run shell
 
-debian: full ## boot a whole Debian with the device; the first time takes 30 minutes
+debian: full ## boot a whole Debian with the device; the first time takes 20 minutes
 	@guests/debian/build $(OUT)
 	@QEMU=$(OUT)/full/qemu-system-ppc64 scripts/run debian
 

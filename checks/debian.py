@@ -259,9 +259,11 @@ def test_rmmod_while_a_read_waits(boot, tmp_path, flows):
                  f'timeout={0 if flows else 5000}')
     guest.text('systemctl stop rng-tools-debian', LONG)
     guest.until(READ)
-    waits, timeouts = (statistic(guest, name) for name in ('waits', 'timeouts'))
+    waits, timeouts = (statistic(guest, name)
+                       for name in ('waits', 'timeouts'))
     egd.silent = True
-    guest.text('(head -c 8192 /dev/hwrng; echo $? >/run/done) >/dev/null 2>&1 &')
+    guest.text('(head -c 8192 /dev/hwrng; echo $? >/run/done) '
+               '>/dev/null 2>&1 &')
     until(lambda: statistic(guest, 'waits') > waits)
     guest.type('rmmod pseries_rng')
     if flows:
