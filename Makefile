@@ -67,7 +67,7 @@ deb: tree ## build and test Debian packages of QEMU with the device: 30 minutes
 check: $(if $(SANITIZE),qemu,build peer) ## run every test; some on a QEMU with SANITIZE=address,undefined or thread
 	@OUT=$(OUT) SANITIZE=$(SANITIZE) scripts/check
 
-check-debian: full ## check the device within a whole Debian
+check-debian: full ## check the device within a whole Debian: 17 minutes
 	@guests/debian/build $(OUT)
 	@OUT=$(OUT) /usr/bin/python3 -m pytest -p no:cacheprovider -v --durations=0 \
 		--basetemp $(OUT)/checks-debian checks/debian.py
