@@ -31,7 +31,7 @@ tree: packages
 
 qemu: tree
 	@scripts/build-qemu $(OUT) native qemu-system-ppc64
-	@ln -sfn obj/qemu-system-ppc64 $(QEMU)
+	@ln -sfn native/qemu-system-ppc64 $(QEMU)
 
 peer:
 	@$(MAKE) --no-print-directory PEER=1 qemu
@@ -44,14 +44,14 @@ build: qemu ## build QEMU with the device, for this host and for POWER hosts wit
 	@scripts/build-qemu $(OUT) ppc64le qemu-system-ppc64
 
 run: qemu ## boot a Linux guest that draws random numbers through H_RANDOM
-	@QEMU=$(QEMU) scripts/run show
+	@QEMU=$(QEMU) scripts/boot-guest show
 
 shell: qemu ## an interactive Linux guest with the device
-	@QEMU=$(QEMU) scripts/run shell
+	@QEMU=$(QEMU) scripts/boot-guest shell
 
 debian: full ## boot a whole Debian with the device; the first time takes 20 minutes
 	@guests/debian/build $(OUT)
-	@QEMU=$(OUT)/full/qemu-system-ppc64 scripts/run debian
+	@QEMU=$(OUT)/full/qemu-system-ppc64 scripts/boot-guest debian
 
 install: full ## install a QEMU with all features, below PREFIX=/usr/local: 10 minutes
 	@scripts/install $(OUT) add
@@ -74,23 +74,23 @@ check-debian: full ## check the device within a whole Debian: 17 minutes
 
 fuzz: tree ## fuzz the device for SECONDS=60
 	@scripts/build-qemu $(OUT) asan qemu-system-ppc64
-	@OUT=$(OUT) fuzz/run $(or $(SECONDS),60) \
+	@OUT=$(OUT) fuzz/fuzz.py $(or $(SECONDS),60) \
 		$(if $(SECONDS),--out bench/results)
 
 soak: qemu ## make and check 10^9 calls during 100 migrations: 6 minutes
-	@OUT=$(OUT) bench/soak
+	@OUT=$(OUT) bench/soak.py
 
 bench: qemu peer ## measure this device and QEMU's own in turn: 11 minutes
 	@guests/linux/build 6.1
-	@OUT=$(OUT) bench/run
+	@OUT=$(OUT) bench/compare.py
 
 quality: qemu ## test 1 GB of a Linux guest's /dev/hwrng statistically: 10 minutes
 	@guests/linux/build 6.1
-	@OUT=$(OUT) bench/quality
+	@OUT=$(OUT) bench/quality.py
 
 many: qemu ## measure 20 guests at once, compute 1,000 of them: 6 minutes
 	@guests/linux/build 6.1
-	@OUT=$(OUT) bench/many --page docs/many-guests.md
+	@OUT=$(OUT) bench/many.py --page docs/many-guests.md
 
 coverage: tree ## report which lines of the series the tests run
 	@scripts/coverage $(OUT)

@@ -5,18 +5,21 @@ import collections
 import math
 import os
 import statistics
-import subprocess
 import tempfile
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import machines
-from bare_metal import (DURATIONS, FAULTS, H_NOBODYS, H_RANDOM, TB_HZ, TIME,
-                        cpu_seconds, within)
-from conftest import Fifo
-from machines import DEVICES, TOP, Failure, Hangs
-from slow_source import latencies
+from machines import DEVICES, Hangs
+from testlib import compile_c
+from testlib.fifo import Fifo
+from testlib.hcalls import (DURATIONS, FAULTS, H_RANDOM, H_UNASSIGNED, TB_HZ,
+                            TIME)
+from testlib.limits import within
+from testlib.machine import cpu_seconds, spapr_rng
+from testlib.results import Failure
+from testlib.slow_source import latencies
 
 BATCH = 0.04    # seconds that some calls of a vCPU take, between two looks
 BARE_LIMIT = 15
@@ -93,7 +96,7 @@ class Calls:
             self._ticks.update(self._vm.durations(cpu))
         failed = self._faults() - before
         if failed != (timed * self._vm.cpus
-                      if self._opcode == H_NOBODYS else 0):
+                      if self._opcode == H_UNASSIGNED else 0):
             raise Failure(f'{failed} calls failed')
         self._batch = min(2 * self._batch,
                           max(16, round(self._batch * BATCH / seconds)))
@@ -109,7 +112,7 @@ class Calls:
 def bare(seconds, *which):
     """The null hypercall and H_RANDOM in turn, for that many seconds."""
     with machines.bare(*which) as vm:
-        null = Calls(vm, H_NOBODYS)
+        null = Calls(vm, H_UNASSIGNED)
         try:
             random = Calls(vm, H_RANDOM)
             end = time.monotonic() + seconds
@@ -126,7 +129,7 @@ def _stop(vm):
     start = time.monotonic()
     try:
         with within(BARE_LIMIT):
-            vm.vm.cmd('stop')
+            vm.qemu.cmd('stop')
     except AssertionError:
         return hangs(BARE_LIMIT)
     return {'stop_ms': round((time.monotonic() - start) * 1e3, 2)}
@@ -139,7 +142,7 @@ def slow(seconds, *which):
         machines.wait_for(lambda: source.is_read, BARE_LIMIT)
         start, before, times = time.monotonic(), vm.count(), []
         while time.monotonic() < start + seconds:
-            times += latencies(vm.vm, 10)
+            times += latencies(vm.qemu, 10)
         got = (vm.count() - before) * 8 / (time.monotonic() - start)
         return {'bytes_per_s': round(got),
                 'monitor_median_ms': round(statistics.median(times) * 1e3, 2),
@@ -148,11 +151,8 @@ def slow(seconds, *which):
 
 def build_reads(directory):
     """The program that measures inside Linux."""
-    program = directory / 'reads'
-    subprocess.run(['powerpc64le-linux-gnu-gcc', '-O2', '-static', '-Wall',
-                    '-Werror', '-o', program, TOP / 'bench/reads.c'],
-                   check=True)
-    return program
+    return compile_c('guests/reads.c', directory, '-static',
+                     compiler='powerpc64le-linux-gnu-gcc')
 
 
 def _linux(limit, seconds, program, qemu, source, cpus, devices):
@@ -197,7 +197,7 @@ def device_args(who, rng):
     """A QEMU, and arguments for its device; that of 'none' has none."""
     if who == 'none':
         return 'ours', []
-    return who, ['-object', f'{rng},id=rng0', '-device', 'spapr-rng,rng=rng0']
+    return who, spapr_rng(rng)
 
 
 def booted(guest, who):
@@ -231,7 +231,7 @@ def idle(seconds, settle):
         time.sleep(settle)
 
         def used():
-            return {who: (cpu_seconds(guest.vm.get_pid()), fifo.unread())
+            return {who: (cpu_seconds(guest.qemu.get_pid()), fifo.unread())
                     for who, (fifo, guest) in guests.items()}
 
         before = used()

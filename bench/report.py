@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What bench/run measured, for people."""
+"""What bench/compare.py measured, for people."""
 
 import statistics
 import subprocess

@@ -1,26 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A source of which each byte is known, and programs in C, for benches."""
+"""Sources that are programs in C: one is known, one is quick."""
 
 import os
+import socket
 import subprocess
 from contextlib import contextmanager
-from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-
-
-def build(directory, name):
-    """Compile bench/NAME.c."""
-    program = directory / name
-    subprocess.run(['gcc', '-O2', '-o', program, HERE / f'{name}.c'],
-                   check=True)
-    return program
+from testlib import compile_c
+from testlib.limits import until
 
 
 @contextmanager
 def numbers(directory):
     """A FIFO that gives 1, 2, 3 and so on as 64-bit words."""
-    program = build(directory, 'count')
+    program = compile_c('bench/count.c', directory)
     fifo = directory / 'fifo'
     os.mkfifo(fifo)
     fd = os.open(fifo, os.O_RDWR)
@@ -30,3 +23,22 @@ def numbers(directory):
         finally:
             feeder.kill()
             os.close(fd)
+
+
+def listens(path):
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
+
+
+@contextmanager
+def egd(directory, *args):
+    """An EGD daemon; yields its process and what QEMU needs to use it."""
+    path = directory / 'egd.socket'
+    command = [compile_c('bench/egd.c', directory), path, *args]
+    with subprocess.Popen(command) as daemon:
+        try:
+            until(lambda: listens(path))
+            yield daemon, ['-chardev', f'socket,id=egd,path={path}']
+        finally:
+            daemon.kill()
+            path.unlink(missing_ok=True)

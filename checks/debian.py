@@ -12,11 +12,11 @@ import time
 
 import pytest
 
-from bare_metal import migration, statistic, until
-from conftest import machine
-from debian_guest import (FULL, LONG, SPAPR_RNG, URANDOM, USER_NETWORK,
-                          Debian, debian_args, new_disk)
-from egd import EgdDaemon
+from testlib.debian import (FULL, LONG, SPAPR_RNG, URANDOM, USER_NETWORK,
+                            Debian, debian_args, new_disk)
+from testlib.egd import EgdDaemon
+from testlib.limits import until
+from testlib.machine import machine, migration, statistic
 
 CURRENT = '/sys/class/misc/hw_random/rng_current'
 DRIVER = '/sys/bus/vio/drivers/pseries_rng'
@@ -59,7 +59,7 @@ def boot(tmp_path):
 
     yield start
     for guest in guests:
-        guest.vm.shutdown(hard=True)
+        guest.qemu.shutdown(hard=True)
 
 
 @pytest.fixture(scope='module')
@@ -69,7 +69,7 @@ def booted(tmp_path_factory):
         tmp_path_factory.mktemp('booted'), *URANDOM, *SPAPR_RNG, *USER_NETWORK,
         append='trace_event=module:module_load,module:module_request')
     yield guest
-    guest.vm.shutdown(hard=True)
+    guest.qemu.shutdown(hard=True)
 
 
 @pytest.fixture
@@ -208,11 +208,11 @@ def test_stop_for_a_minute(debian):
     debian.text(READER)
     until_more(debian, '/run/read')
     before = fed(debian)
-    debian.vm.cmd('stop')
+    debian.qemu.cmd('stop')
     calls = statistic(debian, 'calls')
     time.sleep(60)
     assert statistic(debian, 'calls') == calls
-    debian.vm.cmd('cont')
+    debian.qemu.cmd('cont')
     until_more(debian, '/run/read')
     until(lambda: fed(debian)[1] > before[1], LONG)
     assert lines(debian, '/run/failed') == 0
@@ -255,7 +255,7 @@ def test_rmmod_while_a_read_waits(boot, tmp_path, flows):
     egd.start()
     guest = boot('-chardev', f'socket,path={egd.path},reconnect-ms=100,id=egd',
                  '-object', 'rng-egd,chardev=egd,id=rng0', '-device',
-                 'spapr-rng,rng=rng0,id=d,pool-size=8,'
+                 'spapr-rng,rng=rng0,id=hrandom,pool-size=8,'
                  f'timeout={0 if flows else 5000}')
     guest.text('systemctl stop rng-tools-debian', LONG)
     guest.until(READ)
@@ -351,10 +351,10 @@ def test_live_migration(boot, tmp_path):
     other = boot(*args, cpus=1, name='second', disk=tmp_path / 'first/disk',
                  incoming=f'unix:{tmp_path}/socket')
     # However slow the host is.
-    guest.vm.cmd('migrate-set-parameters', downtime_limit=60000)
-    guest.vm.cmd('migrate', uri=f'unix:{tmp_path}/socket')
-    until(lambda: migration(guest.vm) == 'completed', LONG)
-    until(lambda: other.vm.cmd('query-status')['status'] == 'running', LONG)
+    guest.qemu.cmd('migrate-set-parameters', downtime_limit=60000)
+    guest.qemu.cmd('migrate', uri=f'unix:{tmp_path}/socket')
+    until(lambda: migration(guest.qemu) == 'completed', LONG)
+    until(lambda: other.qemu.cmd('query-status')['status'] == 'running', LONG)
     guest.quit()
 
     until_more(other, '/run/read')

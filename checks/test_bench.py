@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A short run of bench/run."""
+"""A short run of bench/compare.py."""
 
 import json
 import subprocess
@@ -7,12 +7,12 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from bare_metal import HANG
-from conftest import TOP
+from testlib import TOP
+from testlib.limits import HANG
 
 
 def bench(*args):
-    done = subprocess.run([TOP / 'bench/run', *args], capture_output=True,
+    done = subprocess.run([TOP / 'bench/compare.py', *args], capture_output=True,
                           text=True, check=False, timeout=10 * HANG)
     print(done.stdout, done.stderr)
     return done

@@ -5,7 +5,7 @@ import re
 import subprocess
 import textwrap
 
-from conftest import TOP
+from testlib import TOP
 from test_statistics import NAMES
 
 PAGE = 'system/ppc/spapr-rng'
@@ -38,7 +38,7 @@ def test_manual(out):
     assert done.returncode == 0, done.stderr
     page = (out / f'docs/{PAGE}.html').read_text()
     options = subprocess.run(
-        [out / 'qemu-system-ppc64', '-device', 'spapr-rng,help'],
+        [out / 'native/qemu-system-ppc64', '-device', 'spapr-rng,help'],
         capture_output=True, text=True, check=True).stdout
     names = re.findall(r'^  ([a-z-]+)=<', options, re.M)
     assert {'rng', 'use-kvm', 'timeout', 'pool-size'} <= {*names}

@@ -11,10 +11,12 @@ import subprocess
 import pytest
 from qemu.qmp import ExecuteError
 
-from bare_metal import HANG, Guest, within, word
-from examples import (BINARY, EXAMPLES, MACHINE, NO_HOTPLUG, SOURCE,
-                      check_console, linux_properties, make_source, replaced,
-                      run)
+from testlib.bare_metal import Guest, word
+from testlib.examples import (BINARY, EXAMPLES, NO_HOTPLUG, SOURCE,
+                              check_console, linux_properties, make_source,
+                              replaced, run)
+from testlib.limits import HANG, within
+from testlib.machine import DEVICE, TCG
 
 CONFIG = EXAMPLES / 'spapr-rng.cfg'
 UNIT = EXAMPLES / 'pseries@.service'
@@ -28,7 +30,7 @@ def source(tmp_path):
 
 @pytest.fixture
 def binary(out):
-    return (out / 'qemu-system-ppc64').resolve()
+    return (out / 'native/qemu-system-ppc64').resolve()
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def linux(tmp_path):
 def refused(vm, command, **arguments):
     """The message that a command is refused with."""
     with within(HANG), pytest.raises(ExecuteError) as error:
-        vm.vm.cmd(command, **arguments)
+        vm.qemu.cmd(command, **arguments)
     return str(error.value)
 
 
@@ -50,10 +52,9 @@ def refused(vm, command, **arguments):
 def unit(source, binary, linux):
     """The example unit, as one that can run here a guest named linux."""
     directory = source.parent
-    options = {'type': 'pseries', 'accel': 'tcg', **MACHINE, **linux}
-    (directory / 'linux.cfg').write_text('\n'.join([
-        '[machine]', *(f'  {name} = "{value}"'
-                       for name, value in options.items()),
+    options = {'type': 'pseries', 'accel': 'tcg', **linux}
+    (directory / 'linux.cfg').write_text(TCG.read_text() + '\n'.join([
+        *(f'  {name} = "{value}"' for name, value in options.items()),
         '[memory]', '  size = "1G"', '']))
     (directory / CONFIG.name).write_text(
         replaced(CONFIG.read_text(), {SOURCE: source}))
@@ -86,10 +87,10 @@ def test_backend_before_start(pseries, image, tmp_path, source):
         at = args.index('late,id=rng0')
         return pseries(*args[:at - 1], *args[at + 1:], '-preconfig', **kwargs)
 
-    vm = Guest(make, image, tmp_path, 'late', device=',id=hrandom')
-    vm.vm.cmd('object-add', qom_type='rng-random', id='rng0',
+    vm = Guest(make, image, tmp_path, 'late')
+    vm.qemu.cmd('object-add', qom_type='rng-random', id='rng0',
               filename=str(source))
-    vm.vm.cmd('x-exit-preconfig')
+    vm.qemu.cmd('x-exit-preconfig')
     vm.call(3)
     vm.finish()
     assert vm.values() == [word(0), word(1), word(2)]
@@ -98,12 +99,12 @@ def test_backend_before_start(pseries, image, tmp_path, source):
 
 def test_run_time(guest, source):
     """While the machine runs, its device stays where it is, and says so."""
-    vm = guest(f'rng-random,filename={source}', device=',id=hrandom')
+    vm = guest(f'rng-random,filename={source}')
     vm.call()
     vm.finish()
-    device = {'path': '/machine/peripheral/hrandom', 'property': 'rng'}
+    device = {'path': DEVICE, 'property': 'rng'}
     # virtio-rng, which can be hotplugged, may share a backend.
-    vm.vm.cmd('object-add', qom_type='rng-builtin', id='rng1')
+    vm.qemu.cmd('object-add', qom_type='rng-builtin', id='rng1')
 
     assert refused(vm, 'device_add', driver='spapr-rng',
                    rng='rng1') == NO_HOTPLUG
@@ -111,8 +112,8 @@ def test_run_time(guest, source):
     assert refused(vm, 'object-del', id='rng0') == \
         "object 'rng0' is in use, can not be deleted"
 
-    vm.vm.cmd('object-del', id='rng1')
-    assert vm.vm.cmd('qom-get', **device) == '/objects/rng0'
+    vm.qemu.cmd('object-del', id='rng1')
+    assert vm.qemu.cmd('qom-get', **device) == '/objects/rng0'
     vm.call()
     vm.finish()
     assert vm.values() == [word(0), word(1)]

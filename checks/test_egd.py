@@ -10,9 +10,11 @@ from contextlib import closing
 
 import pytest
 
-from bare_metal import HANG, H_HARDWARE, H_SUCCESS, statistic, until, within
-from conftest import KIND
-from egd import EgdDaemon, WebSocketDaemon
+from testlib import KIND
+from testlib.egd import EgdDaemon, WebSocketDaemon
+from testlib.hcalls import H_HARDWARE, H_SUCCESS
+from testlib.limits import HANG, until, within
+from testlib.machine import statistic
 
 
 @pytest.fixture
@@ -24,17 +26,17 @@ def daemon(tmp_path):
 
 @pytest.fixture
 def start(guest, daemon):
-    def make(device=',timeout=0', **kwargs):
+    def make(timeout=0, **kwargs):
         return guest('rng-egd,chardev=egd', '-chardev',
                      f'socket,id=egd,path={daemon.path},reconnect-ms=50',
-                     device=device, **kwargs)
+                     timeout=timeout, **kwargs)
     return make
 
 
 def until_connected(guest):
     """Wait until QEMU knows of its connection."""
     until(lambda: not any(chardev['filename'].startswith('disconnected:')
-                          for chardev in guest.vm.cmd('query-chardev')))
+                          for chardev in guest.qemu.cmd('query-chardev')))
 
 
 def assert_in_order(values, given, gaps=0):
@@ -130,7 +132,7 @@ def test_daemon_dies_and_comes_back(daemon, start):
     until(lambda: daemon.requests)
     daemon.stop()
     with within(HANG):
-        guest.vm.cmd('query-status')
+        guest.qemu.cmd('query-status')
     daemon.silent = False
     daemon.start()
     guest.finish()
@@ -142,7 +144,7 @@ def test_daemon_dies_and_comes_back(daemon, start):
 
 def test_no_daemon(daemon, start):
     """Calls fail in time, and succeed once there is a daemon."""
-    guest = start(device=',id=d,timeout=200')
+    guest = start(timeout=200)
     guest.call(10)
     guest.finish()
     assert guest.results() == [(H_HARDWARE, value)
@@ -165,7 +167,7 @@ def test_silent_daemon(daemon, start):
     assert guest.calls_wait()
     for command in ['stop', 'cont', 'system_reset']:
         with within(HANG):
-            guest.vm.cmd(command)
+            guest.qemu.cmd(command)
     guest.quit()
     assert 'rng-egd' not in guest.log()
 
@@ -209,7 +211,7 @@ def test_websocket(guest, tmp_path):
     path = tmp_path / 'websocket'
     vm = guest('rng-egd,chardev=egd', '-chardev',
                f'socket,id=egd,path={path},server=on,wait=off,websocket=on',
-               device=',timeout=0')
+               timeout=0)
     with closing(WebSocketDaemon(path)) as daemon:
         vm.call(2000)
         assert vm.calls_wait()
@@ -220,7 +222,7 @@ def test_websocket(guest, tmp_path):
             if left:
                 until(lambda: any(
                     chardev['filename'].startswith('disconnected:')
-                    for chardev in vm.vm.cmd('query-chardev')))
+                    for chardev in vm.qemu.cmd('query-chardev')))
         vm.finish()
         assert_in_order(vm.values(), daemon.given, gaps=2)
         assert daemon.connections == 3
@@ -290,7 +292,7 @@ def udp(guest):
     daemon = UdpDaemon()
     vm = guest('rng-egd,chardev=egd', '-chardev',
                f'udp,id=egd,host=127.0.0.1,port={daemon.port},'
-               'localaddr=127.0.0.1,localport=0', device=',timeout=0')
+               'localaddr=127.0.0.1,localport=0', timeout=0)
     return daemon, vm
 
 

@@ -6,10 +6,10 @@ import subprocess
 
 import pytest
 
-from bare_metal import HANG
-from conftest import TOP
+from testlib import TOP
+from testlib.limits import HANG
 
-RUN = TOP / 'fuzz/run'
+RUN = TOP / 'fuzz/fuzz.py'
 CORPUS = sorted((TOP / 'fuzz/corpus').iterdir())
 
 

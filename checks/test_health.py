@@ -11,11 +11,12 @@ from fractions import Fraction
 
 import pytest
 
-import good_words
-from bare_metal import (HANG, H_HARDWARE, add_disk, hmp, source_bytes,
-                        statistic, until, within, word)
-from conftest import TOP
-from egd import EgdDaemon
+from testlib import TOP, good_words
+from testlib.bare_metal import source_bytes, word
+from testlib.egd import EgdDaemon
+from testlib.hcalls import H_HARDWARE
+from testlib.limits import HANG, until, within
+from testlib.machine import add_disk, hmp, statistic
 from test_replay import run
 from test_waiting import ways
 
@@ -23,7 +24,6 @@ WINDOW, CUTOFF = 512, 27
 THROWN_AWAY = 'all bytes are thrown away until 512 words are good'
 TWICE = 'the same word came twice in a row'
 WELL = "'rng0' gives random data again"
-WAIT = ',id=d,timeout=0'
 
 
 def stuck(bit):
@@ -124,17 +124,17 @@ def start(guest, fifo, feed, tmp_path):
     """A function that starts a guest on a stream, which comes in some way."""
     daemons = []
 
-    def make(how, stream, *args, device=WAIT, **kwargs):
+    def make(how, stream, *args, timeout=0, **kwargs):
         if how.startswith('fifo'):
             feed(stream, 1 if how.endswith('bytes') else 4096)
-            return guest(fifo.backend, *args, device=device, **kwargs)
+            return guest(fifo.backend, *args, timeout=timeout, **kwargs)
         daemons.append(EgdDaemon(tmp_path / 'egd'))
         daemons[0].random = stream.read
         daemons[0].single_bytes = how.endswith('bytes')
         daemons[0].start()
         return guest('rng-egd,chardev=egd', '-chardev',
                      f'socket,id=egd,path={daemons[0].path}', *args,
-                     device=device, **kwargs)
+                     timeout=timeout, **kwargs)
 
     yield make
     for daemon in daemons:
@@ -187,8 +187,8 @@ def test_bad_source(start, kind, how):
     """
     stream = Stream(BAD[kind])
     most, what = verdict(BAD[kind])
-    pool = ',pool-size=64' if how.endswith('small') else ''
-    vm = start(how, stream, '-trace', 'spapr_rng_bad', device=WAIT + pool)
+    pool = {'pool_size': 64} if how.endswith('small') else {}
+    vm = start(how, stream, '-trace', 'spapr_rng_bad', **pool)
     vm.call(1500)
     until_failed(vm)
     given = vm.values()
@@ -213,7 +213,7 @@ def test_bad_source(start, kind, how):
 def test_dev_zero(guest):
     """Not one word; calls wait, then fail at once, and the user is told."""
     vm = guest('rng-random,filename=/dev/zero', '-trace', 'spapr_rng_bad',
-               device=',id=d,timeout=300')
+               timeout=300)
     vm.call()
     vm.finish()
     assert vm.seconds() >= 0.3
@@ -231,8 +231,8 @@ def test_dev_zero(guest):
 
 def test_off(guest):
     """health-test=off: the user gets what the user wants."""
-    vm = guest('rng-random,filename=/dev/zero', device=WAIT +
-               ',health-test=off')
+    vm = guest('rng-random,filename=/dev/zero', timeout=0,
+               health_test='off')
     vm.call(3000)
     vm.finish()
     assert vm.values() == [0] * 3000 and vm.log() == ''
@@ -274,7 +274,7 @@ EXACT = {
 def test_exactly(guest, fifo, name):
     """The first word that fails a test, and the first one after a window."""
     words, most = EXACT[name]
-    vm = guest(fifo.backend, device=WAIT + ',pool-size=8')
+    vm = guest(fifo.backend, timeout=0, pool_size=8)
     vm.call(len(words) if most is None else most + 100)
     fifo.write(bytes_of(words))
     if most is None:
@@ -299,8 +299,7 @@ def test_exactly(guest, fifo, name):
 @ways('multi', 'single', 'icount', 'icount-4')
 def test_ways(start, way):
     stream = Stream([0])
-    vm = start('fifo', stream, *way.get('options', []), accel=way['accel'],
-               cpus=way['cpus'])
+    vm = start('fifo', stream, **way)
     vm.call(300)
     until_failed(vm)
     stream.heal()
@@ -318,21 +317,21 @@ def test_machine_commands(start, tmp_path):
     """
     stream = Stream([word(7)])
     vm = start('fifo', stream, '-trace', 'spapr_rng_bad')
-    add_disk(vm.vm, tmp_path)
-    hmp(vm.vm, 'savevm idle')
+    add_disk(vm.qemu, tmp_path)
+    hmp(vm.qemu, 'savevm idle')
 
     def reset():
-        vm.vm.cmd('system_reset')
-        vm.vm.event_wait('RESET')
+        vm.qemu.cmd('system_reset')
+        vm.qemu.event_wait('RESET')
 
     for command, given in [
-            (lambda: None, 1), (lambda: vm.vm.cmd('stop'), 1),
-            (lambda: vm.vm.cmd('cont'), 1), (reset, 1),
-            (lambda: hmp(vm.vm, 'loadvm idle'), 0)]:
+            (lambda: None, 1), (lambda: vm.qemu.cmd('stop'), 1),
+            (lambda: vm.qemu.cmd('cont'), 1), (reset, 1),
+            (lambda: hmp(vm.qemu, 'loadvm idle'), 0)]:
         command()
         if vm.done(0):
             vm.call(300)
-        if vm.vm.cmd('query-status')['status'] == 'running':
+        if vm.qemu.cmd('query-status')['status'] == 'running':
             until_failed(vm)
             reads_now_and_then(vm)
         assert vm.count() == given
@@ -346,7 +345,7 @@ def test_machine_commands(start, tmp_path):
 def test_nobody_calls(start):
     """A source that has failed is read on, so that it is known to be good."""
     stream = Stream([0])
-    vm = start('fifo', stream, device=',id=d,timeout=300')
+    vm = start('fifo', stream, timeout=300)
     vm.call()
     vm.finish()
     assert [status for status, _ in vm.results()] == [H_HARDWARE]
@@ -374,14 +373,14 @@ def test_replay_without_an_end(guest, tmp_path):
         vm = guest('rng-random,filename=/dev/zero', '-icount',
                    f'shift=auto,rr={mode},rrfile={tmp_path / "log"}', '-S')
         vm.call()
-        vm.vm.cmd('cont')
+        vm.qemu.cmd('cont')
         if mode == 'record':
             until_failed(vm)
             vm.quit()
         else:
             with within(HANG):
-                vm.vm.wait(timeout=HANG)
-            assert vm.vm.exitcode() == 0
+                vm.qemu.wait(timeout=HANG)
+            assert vm.qemu.exitcode() == 0
         assert vm.count() == 0
         check_message(vm.reports()[0], TWICE)
 
@@ -390,7 +389,7 @@ def test_replay_without_an_end(guest, tmp_path):
                                      'rng-builtin'])
 def test_good_source(guest, backend):
     """No false alarm."""
-    vm = guest(backend, device=WAIT)
+    vm = guest(backend, timeout=0)
     vm.call(10 ** 6, record=False)
     vm.finish()
     assert statistic(vm, 'bytes') == 8 * 10 ** 6 and vm.log() == ''
@@ -399,7 +398,7 @@ def test_good_source(guest, backend):
 @pytest.mark.parametrize('source, alarm', [
     ('/dev/urandom', ''), ('/dev/zero', TWICE + '\n')])
 def test_many_words(tmp_path, source, alarm):
-    """10^7 good words, without QEMU around them; bench/soak has 10^9."""
+    """10^7 good words, without QEMU around them; bench/soak.py has 10^9."""
     done = good_words.test(10 ** 7, source, tmp_path)
     assert (done.returncode, done.stderr) == (bool(alarm), alarm)
 

@@ -7,9 +7,10 @@ import subprocess
 
 import pytest
 
-from bare_metal import add_disk, hmp, statistic, until
-from conftest import PREFIX, install
-from egd import EgdDaemon
+from testlib.egd import EgdDaemon
+from testlib.install import PREFIX, install
+from testlib.limits import until
+from testlib.machine import add_disk, hmp, spapr_rng, statistic
 
 ALL = {
     'rng-builtin': (),
@@ -72,25 +73,25 @@ def test_features(start, tmp_path, backend):
                '-nic', 'user,model=virtio-net-pci', '-vnc',
                f'unix:{tmp_path}/vnc', '-sandbox',
                'on,obsolete=deny,elevateprivileges=deny,spawn=deny,'
-               'resourcecontrol=deny', cpus=2, device=',id=d')
+               'resourcecontrol=deny', cpus=2)
     vm.call(1000)
     vm.finish()
     assert len({*vm.values(0), *vm.values(1)}) == 2000
-    status = (f'/proc/{vm.vm.get_pid()}/status')
+    status = (f'/proc/{vm.qemu.get_pid()}/status')
     with open(status, encoding='ascii') as lines:
         assert 'Seccomp:\t2\n' in lines
-    net = vm.vm.cmd('human-monitor-command', command_line='info usernet')
+    net = vm.qemu.cmd('human-monitor-command', command_line='info usernet')
     assert 'Protocol[State]' in net
-    vnc = vm.vm.cmd('query-vnc')
+    vnc = vm.qemu.cmd('query-vnc')
     assert vnc['enabled'] and vnc['service'] == f'{tmp_path}/vnc'
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(f'{tmp_path}/vnc')
         assert client.recv(12).startswith(b'RFB 003.')
-    add_disk(vm.vm, tmp_path)
-    hmp(vm.vm, 'savevm state')
+    add_disk(vm.qemu, tmp_path)
+    hmp(vm.qemu, 'savevm state')
     vm.call(10)
     vm.finish()
-    hmp(vm.vm, 'loadvm state')
+    hmp(vm.qemu, 'loadvm state')
     assert statistic(vm, 'calls') >= 2020
     vm.quit()
     egd.stop()
@@ -103,7 +104,7 @@ def test_tls(start, tmp_path):
     vm = start('rng-egd,chardev=egd', '-object',
                f'tls-creds-x509,id=tls,endpoint=client,dir={tmp_path}',
                '-chardev', f'socket,id=egd,host=localhost,port={daemon.port},'
-               'tls-creds=tls,reconnect-ms=50', device=',id=d,timeout=0')
+               'tls-creds=tls,reconnect-ms=50', timeout=0)
     vm.call(1000)
     vm.finish()
     given = bytes(daemon.given)
@@ -134,8 +135,8 @@ def test_tools(installed, tmp_path):
 def test_firmware(pseries, installed, tmp_path):
     """The machine's usual firmware starts without being told where it is."""
     console = tmp_path / 'console'
-    vm = pseries('-serial', f'file:{console}', '-nic', 'user', '-device',
-                 'spapr-rng,rng=rng0', '-object', 'rng-builtin,id=rng0',
+    vm = pseries('-serial', f'file:{console}', '-nic', 'user',
+                 *spapr_rng('rng-builtin'),
                  build=installed / 'bin', firmware=None)
     vm.launch()
     until(lambda: console.exists() and

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from bare_metal import HANG, until
-from examples import (BINARY, EXAMPLES, MACHINE, NO_HOTPLUG, SOURCE,
-                      check_console, linux_properties, make_source, replaced,
-                      run)
+from testlib.examples import (BINARY, EXAMPLES, NO_HOTPLUG, SOURCE,
+                              check_console, linux_properties, make_source,
+                              replaced, run)
+from testlib.limits import HANG, until
+from testlib.machine import DEVICE, TCG
 
 DOMAIN = EXAMPLES / 'libvirt.xml'
 QEMU_XML = 'http://libvirt.org/schemas/domain/qemu/1.0'
@@ -35,8 +36,7 @@ def domain_to_run(directory, binary, source):
     console = tree.find('devices/console')
     console.set('type', 'file')
     ET.SubElement(console, 'source', path=str(directory / 'console'))
-    options = ','.join(f'{name}={value}' for name, value in MACHINE.items())
-    for value in ['-machine', options]:
+    for value in ['-machine', 'x-vof=on', '-readconfig', str(TCG)]:
         ET.SubElement(tree.find(f'{{{QEMU_XML}}}commandline'),
                       f'{{{QEMU_XML}}}arg', value=value)
     tree.write(directory / 'domain.xml')
@@ -74,7 +74,7 @@ class Session:
         """What the domain's device has counted."""
         answer = self.virsh('qemu-monitor-command', 'hrandom', json.dumps({
             'execute': 'qom-get', 'arguments': {
-                'path': '/machine/peripheral/hrandom', 'property': name}}))
+                'path': DEVICE, 'property': name}}))
         return json.loads(answer)['return']
 
     def is_off(self):

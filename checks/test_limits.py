@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from conftest import TOP
+from testlib import TOP
 
 # pytest may take standard error away, and put no file there.
 PROGRAM = """
 import io, sys, threading, time
-from bare_metal import within
+from testlib.limits import within
 def wait(seconds, limit):
     with within(limit):
         time.sleep(seconds)
@@ -24,7 +24,7 @@ OTHER = 'threading.Thread(target=wait, args=(%s)).start()'
 def run(line):
     return subprocess.run([sys.executable, '-c', PROGRAM + line], text=True,
                           check=False, capture_output=True,
-                          cwd=TOP / 'checks')
+                          cwd=TOP)
 
 
 @pytest.mark.parametrize('line', ['wait(0, 60)', OTHER % '0, 60'])

@@ -6,9 +6,11 @@ import subprocess
 
 import pytest
 
-from bare_metal import HANG, source_bytes, word
-from conftest import KERNELS
-from linux_guest import linux_args
+from testlib import KERNELS
+from testlib.bare_metal import source_bytes, word
+from testlib.limits import HANG
+from testlib.linux import Console, linux_args
+from testlib.machine import spapr_rng
 
 PARENT = '/ibm,platform-facilities'
 NODE = f'{PARENT}/ibm,random-v1'
@@ -28,21 +30,18 @@ echo
 
 
 @pytest.fixture(params=KERNELS)
-def boot(request, top, tmp_path, pseries):
+def boot(request, tmp_path, pseries):
     """Boot that Linux to its end; returns its lines, and its tree."""
     def start(*args, **kwargs):
-        console = tmp_path / 'console'
         dtb = tmp_path / 'dtb'
-        vm = pseries(*linux_args(top, request.param, tmp_path, JOB, **kwargs),
-                     '-chardev', f'file,id=console,path={console}',
-                     '-serial', 'chardev:console', *args)
-        vm.launch()
-        vm.cmd('dumpdtb', filename=str(dtb))
-        vm.wait(timeout=HANG)
-        assert vm.exitcode() == 0
-        lines = console.read_text(errors='replace').splitlines()
-        print('\n'.join(lines))
-        assert '--- job end, status 0' in lines
+        qemu = pseries(*linux_args(request.param, tmp_path, JOB, **kwargs),
+                       *args)
+        console = Console(qemu)
+        qemu.cmd('dumpdtb', filename=str(dtb))
+        lines = console.lines_until('--- job end')
+        assert lines[-1] == '--- job end, status 0'
+        qemu.wait(timeout=HANG)
+        assert qemu.exitcode() == 0
         return lines, dtb
     return start
 
@@ -65,8 +64,7 @@ def advertised(lines):
 def test_with_device(boot, tmp_path, vof):
     source = tmp_path / 'source'
     source.write_bytes(source_bytes(0, 4096))
-    lines, dtb = boot('-object', f'rng-random,filename={source},id=rng0',
-                      '-device', 'spapr-rng,rng=rng0', vof=vof)
+    lines, dtb = boot(*spapr_rng(f'rng-random,filename={source}'), vof=vof)
     assert advertised(lines) == (True, True)
 
     # The guest's view of the nodes is QEMU's, and it is what PAPR asks for.

@@ -6,10 +6,11 @@ import time
 
 import pytest
 
-from bare_metal import statistic, until
-from conftest import KERNELS
-from egd import EgdDaemon
-from linux_guest import JOB, Guest, linux_args
+from testlib import KERNELS
+from testlib.egd import EgdDaemon
+from testlib.limits import until
+from testlib.linux import Guest, linux_args
+from testlib.machine import device, statistic
 
 CURRENT = '/sys/class/misc/hw_random/rng_current'
 
@@ -28,11 +29,10 @@ READ = (f"dd if=/dev/hwrng bs={EDGE + SIZE + EDGE} count=1 2>/error | "
 
 
 @pytest.fixture
-def boot(top, tmp_path, pseries):
+def boot(tmp_path, pseries):
     """Boot Linux, up to where it takes commands; returns the guest."""
     def start(*args, kernel='6.1'):
-        return Guest(pseries(
-            *linux_args(top, kernel, tmp_path, JOB), *args))
+        return Guest(pseries(*linux_args(kernel, tmp_path), *args))
     return start
 
 
@@ -64,7 +64,7 @@ def rng_egd(daemon):
             '-object', 'rng-egd,chardev=egd0,id=rng0']
 
 
-SPAPR_RNG = ['-device', 'spapr-rng,rng=rng0']
+SPAPR_RNG = ['-device', device(rng='rng0')]
 VIRTIO_RNG = ['-device', 'virtio-rng-pci,rng=rng0']
 
 
@@ -147,7 +147,7 @@ def test_spapr_rng_without_data(boot, fifo, kernel):
     source = os.urandom(32768)
     fd = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
     try:
-        guest = boot(*rng_random(fifo), '-device', 'spapr-rng,rng=rng0,id=d',
+        guest = boot(*rng_random(fifo), '-device', device(rng='rng0'),
                      kernel=kernel)
         assert guest.run(f'cat {CURRENT}') == (['pseries_rng'], 0)
         for _ in range(3):

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A short run of bench/many, what it computes, and its EGD daemon."""
+"""A short run of bench/many.py, what it computes, and its EGD daemon."""
 
-import importlib.machinery
-import importlib.util
+import importlib
 import json
 import socket
 import subprocess
@@ -12,10 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from bare_metal import COUNT, HANG
-from conftest import TOP
+from testlib import TOP
+from testlib.hcalls import COUNT
+from testlib.limits import HANG
 
-BENCH = TOP / 'bench/many'
+BENCH = TOP / 'bench/many.py'
 FACTS = {'boot_bytes': 240, 'idle_bytes_per_s': 4, 'urandom_ns': 80,
          'daemon_ns_per_byte': 20, 'quota': 1000, 'quota_ns': 50000,
          'egd_ns': 1000,
@@ -26,11 +26,7 @@ FACTS = {'boot_bytes': 240, 'idle_bytes_per_s': 4, 'urandom_ns': 80,
 def bench_fixture():
     """The program as a module."""
     sys.path.insert(0, str(TOP / 'bench'))
-    loader = importlib.machinery.SourceFileLoader('many', str(BENCH))
-    module = importlib.util.module_from_spec(
-        importlib.util.spec_from_loader('many', loader))
-    loader.exec_module(module)
-    return module
+    return importlib.import_module('many')
 
 
 def many(*args):
@@ -98,12 +94,12 @@ def test_many(tmp_path, bench):
     '| max-bytes=1000,period=1000 | 1000 |',
 ])
 def test_thousand(bench, line):
-    assert line in bench.thousand.lines_of(FACTS)
+    assert line in bench.extrapolate.lines_of(FACTS)
 
 
 @pytest.fixture
 def clock(bench, monkeypatch):
-    """A clock that only moves while bench/many sleeps."""
+    """A clock that only moves while bench/many.py sleeps."""
     now = SimpleNamespace(time=1000.0)
 
     def sleep(seconds):
@@ -149,7 +145,7 @@ def test_lost_call_is_seen(bench, missing):
     """One may be under way, and no more."""
     def guest(calls):
         return SimpleNamespace(
-            vm=SimpleNamespace(cmd=lambda *_, **__: 3),  # that timed out
+            qemu=SimpleNamespace(cmd=lambda *_, **__: 3),  # that timed out
             get=lambda *_: calls)
 
     assert bench.check_guest(guest(103), 800) == 3

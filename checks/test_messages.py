@@ -6,13 +6,15 @@ import re
 import time
 from contextlib import closing
 
-from bare_metal import (H_HARDWARE, H_SUCCESS, source_bytes, statistic, until,
-                        word)
-from egd import EgdDaemon
+from testlib.bare_metal import source_bytes, word
+from testlib.egd import EgdDaemon
+from testlib.hcalls import H_HARDWARE, H_SUCCESS
+from testlib.limits import until
+from testlib.machine import statistic
 
 INTERVAL = 30   # seconds, in which a source is not reported again
 SILENT = 'no word in 300 ms; H_RANDOM fails until there is one'
-TIMEOUT = ',id=d,timeout=300'
+TIMEOUT = 300
 
 
 def left_out(message):
@@ -29,7 +31,7 @@ def test_writer_comes_and_goes(guest, tmp_path):
     source = tmp_path / 'fifo'
     os.mkfifo(source)
     vm = guest(f'rng-random,filename={source}', '-trace', 'rng_reader_read',
-               device=',timeout=0,pool-size=8')
+               timeout=0, pool_size=8)
 
     def until_trouble():
         """The reader goes on when the backend has seen the end of the file."""
@@ -84,7 +86,7 @@ def check_over(vm, kind):
 
 
 def test_dry_fifo(guest, fifo):
-    vm = guest(fifo.backend, device=TIMEOUT)
+    vm = guest(fifo.backend, timeout=TIMEOUT)
     check_silent(vm, 'rng-random')
     fifo.write(source_bytes(0, 1000))
     check_over(vm, 'rng-random')
@@ -97,7 +99,7 @@ def test_silent_daemon(guest, tmp_path):
         daemon.start()
         vm = guest('rng-egd,chardev=egd', '-chardev',
                    f'socket,id=egd,path={daemon.path},reconnect-ms=50',
-                   device=TIMEOUT)
+                   timeout=TIMEOUT)
         check_silent(vm, 'rng-egd')
         assert daemon.requests
         # It answers what it is asked anew, on a new connection.
@@ -109,7 +111,7 @@ def test_silent_daemon(guest, tmp_path):
 
 def test_null_chardev(guest):
     vm = guest('rng-egd,chardev=egd', '-chardev', 'null,id=egd',
-               device=TIMEOUT)
+               timeout=TIMEOUT)
     check_silent(vm, 'rng-egd')
     # Nor is it said again, however long this lasts.
     time.sleep(INTERVAL + 1)

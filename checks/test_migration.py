@@ -7,18 +7,18 @@ import subprocess
 
 import pytest
 
-from bare_metal import until
-from conftest import OUT
-from linux_guest import JOB, Guest, linux_args
+from testlib import OUT
+from testlib.limits import until
+from testlib.linux import Guest, linux_args
+from testlib.machine import spapr_rng
 
-DEVICE = ['-object', 'rng-random,filename=/dev/urandom,id=rng0',
-          '-device', 'spapr-rng,rng=rng0']
+DEVICE = spapr_rng()
 
 # Its machine has this QEMU or the peer, and the device or not; an old one is
 # of the machine type before the newest.
-ENDS = {'ours': ('.', DEVICE), 'ours-without': ('.', []),
-        'peer': ('peer', DEVICE), 'peer-without': ('peer', []),
-        'ours-old': ('.', DEVICE), 'peer-old': ('peer', DEVICE)}
+ENDS = {'ours': ('native', DEVICE), 'ours-without': ('native', []),
+        'peer': ('peer/native', DEVICE), 'peer-without': ('peer/native', []),
+        'ours-old': ('native', DEVICE), 'peer-old': ('peer/native', DEVICE)}
 
 READ = 'dd if=/dev/hwrng bs=64 count=1 2>/dev/null | wc -c'
 LISTED = "grep -q hcall-random /proc/device-tree/rtas/ibm,hypertas-functions"
@@ -27,7 +27,7 @@ NODE = '/proc/device-tree/ibm,platform-facilities/ibm,random-v1'
 
 def is_listed(end):
     """Whether that machine tells its guest of hcall-random."""
-    return ENDS[end][0] == '.' and bool(ENDS[end][1])
+    return ENDS[end][0] == 'native' and bool(ENDS[end][1])
 
 
 def shape(section):
@@ -54,7 +54,7 @@ def directory(tmp_path_factory):
 @pytest.fixture(scope='module')
 def previous_type():
     """No older one: 10.2, the peer too, loses the guests of pseries-10.0."""
-    types = subprocess.run([OUT / 'qemu-system-ppc64', '-machine', 'help'],
+    types = subprocess.run([OUT / 'native/qemu-system-ppc64', '-machine', 'help'],
                            capture_output=True, text=True, check=True).stdout
     versions = re.findall(r'^pseries-(\d+)\.(\d+) ', types, re.MULTILINE)
     major, minor = sorted((int(a), int(b)) for a, b in versions)[-2]
@@ -62,15 +62,15 @@ def previous_type():
 
 
 @pytest.fixture
-def start(pseries, top, directory, previous_type):
+def start(pseries, directory, previous_type):
     """A function that starts one of the ENDS; a guest may come from a URI."""
     def make(end, incoming=None):
         build, args = ENDS[end]
         if end.endswith('-old'):
             args = [*args, '-machine', previous_type]
         # Under TCG, QEMU 10.0 loses the second vCPU of a Linux guest.
-        vm = pseries(*linux_args(top, '6.1', directory, JOB),
-                     '-smp', '1', *args, build=OUT / build)
+        vm = pseries(*linux_args('6.1', directory), '-smp', '1', *args,
+                     build=OUT / build)
         return Guest(vm, incoming)
     return make
 
@@ -102,7 +102,7 @@ def test_migration(start, saved, source, destination):
     A call to a machine without the device fails, which Linux reports.
     """
     guest = start(destination, incoming=f'file:{saved(source)}')
-    until(lambda: guest.vm.cmd('query-status')['status'] == 'running')
+    until(lambda: guest.qemu.cmd('query-status')['status'] == 'running')
 
     had_device, has_device = bool(ENDS[source][1]), bool(ENDS[destination][1])
     if had_device:
@@ -110,7 +110,7 @@ def test_migration(start, saved, source, destination):
     assert guest.run(f'test -d {NODE}') == ([], not had_device)
     assert guest.run(LISTED) == ([], not is_listed(source))
 
-    guest.vm.cmd('system_reset')
+    guest.qemu.cmd('system_reset')
     guest.wait_until_ready()
     assert guest.run(f'test -d {NODE}') == ([], not has_device)
     assert guest.run(LISTED) == ([], not is_listed(destination))

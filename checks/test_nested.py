@@ -6,10 +6,12 @@ import time
 
 import pytest
 
-from bare_metal import (HANG, H_HARDWARE, H_SUCCESS, TICKS, source_bytes,
-                        until, within, word)
-from conftest import KERNELS, OUT, TOP
-from nested import KNOWN, L1, L2
+from testlib import KERNELS
+from testlib.bare_metal import source_bytes, word
+from testlib.hcalls import H_HARDWARE, H_SUCCESS, TICKS
+from testlib.limits import HANG, until, within
+from testlib.machine import spapr_rng, statistic
+from testlib.nested import KNOWN, L1, L2
 
 WORDS = 1024    # of L0's source, which L1's Linux draws from, too
 RNG = '-object rng-random,id=rng0,filename='
@@ -21,9 +23,8 @@ def boot(image, tmp_path_factory):
     machines = []
 
     def start(*args, **kwargs):
-        l1 = L1(TOP, OUT, tmp_path_factory.mktemp('nested'), image, *args,
-                **kwargs)
-        machines.append(l1.vm)
+        l1 = L1(tmp_path_factory.mktemp('nested'), image, *args, **kwargs)
+        machines.append(l1.qemu)
         return l1
 
     yield start
@@ -41,8 +42,7 @@ def source(tmp_path_factory):
 
 def device(source):
     """L0's arguments for the device with this source."""
-    return ['-object', f'rng-random,filename={source},id=rng0',
-            '-device', 'spapr-rng,rng=rng0']
+    return spapr_rng(f'rng-random,filename={source}')
 
 
 @pytest.fixture(scope='module')
@@ -68,11 +68,11 @@ def l1(l1_with):
                 'rm -f log* qmp* trace* state ram')
 
 
-def waiting(l1, *args, device='timeout=0', cpus=2, **kwargs):
+def waiting(l1, *args, cpus=2, timeout=0, **kwargs):
     """An L2 of which each vCPU waits in its first call."""
     l1.sh('timeout 0.1 cat fifo >/dev/null; true')
-    l2 = L2(l1, f'{RNG}fifo', *args, device=f'rng=rng0,{device}', cpus=cpus,
-            **kwargs)
+    l2 = L2(l1, f'{RNG}fifo', *args, cpus=cpus, rng='rng0',
+            timeout=timeout, **kwargs)
     l2.call()
     assert l2.calls_wait()
     return l2
@@ -103,14 +103,14 @@ def check_in_order(values, words):
     return indices
 
 
-def check_kernel_serves(l1, device, *args):
-    l2 = L2(l1, *args, device=device, cpus=2)
+def check_kernel_serves(l1, *args, **properties):
+    l2 = L2(l1, *args, cpus=2, use_kvm='true', **properties)
     assert l2.in_kernel()
     l2.call(16)
     l2.finish()
     # L1's Linux has some of the words.
     assert len(check_in_order([l2.values(0), l2.values(1)], WORDS)) == 32
-    assert l2.exits() == l2.property('calls') == 0
+    assert l2.exits() == statistic(l2, 'calls') == 0
     assert l2.traced('spapr_rng_in_kernel') == ['enabled (0)']
     assert l2.log() == ''
     l2.quit()
@@ -118,16 +118,16 @@ def check_kernel_serves(l1, device, *args):
 
 def test_kernel_serves(l1):
     """L0's words, and no exit to QEMU."""
-    check_kernel_serves(l1, 'use-kvm=true')
+    check_kernel_serves(l1)
 
 
 def test_kernel_serves_instead_of_backend(l1):
-    check_kernel_serves(l1, 'use-kvm=true,rng=rng0', f'{RNG}fifo')
+    check_kernel_serves(l1, f'{RNG}fifo', rng='rng0')
 
 
-def check_backend_serves(l1, device, said='', wrapper=''):
-    l2 = L2(l1, f'{RNG}known', device=f'rng=rng0{device}', cpus=2,
-            wrapper=wrapper)
+def check_backend_serves(l1, said='', wrapper='', **properties):
+    l2 = L2(l1, f'{RNG}known', cpus=2, wrapper=wrapper, rng='rng0',
+            **properties)
     assert not l2.in_kernel()
     calls = KNOWN // 4
     l2.call(calls)
@@ -135,7 +135,7 @@ def check_backend_serves(l1, device, said='', wrapper=''):
     indices = check_in_order([l2.values(0), l2.values(1)], KNOWN)
     assert sorted(indices) == list(range(2 * calls))
     # A call that had to wait came more than once.
-    assert l2.exits() >= l2.property('calls') == 2 * calls
+    assert l2.exits() >= statistic(l2, 'calls') == 2 * calls
     for text in l2.traced('spapr_rng_in_kernel'):
         assert text.rpartition(' (')[0] in said
     assert bool(l2.traced('spapr_rng_in_kernel')) == bool(said)
@@ -145,25 +145,25 @@ def check_backend_serves(l1, device, said='', wrapper=''):
 
 def test_backend(l1):
     """Each word of its source once, and in order; each call is an exit."""
-    check_backend_serves(l1, '')
+    check_backend_serves(l1)
 
 
 def test_stop_and_cont(l1):
     l2 = waiting(l1)
     with within(HANG):
-        l2.vm.cmd('stop')
+        l2.qemu.cmd('stop')
     with within(HANG):
-        l2.vm.cmd('cont')
+        l2.qemu.cmd('cont')
     give(l2)
 
 
 def test_bytes_while_stopped(l1):
     l2 = waiting(l1)
     with within(HANG):
-        l2.vm.cmd('stop')
+        l2.qemu.cmd('stop')
     l1.feed(0, 2)
     assert still_waits(l2)
-    l2.vm.cmd('cont')
+    l2.qemu.cmd('cont')
     l2.finish()
     assert sorted(l2.values(0) + l2.values(1)) == sorted([word(0), word(1)])
 
@@ -172,9 +172,9 @@ def test_reset(l1):
     """The program starts anew and makes the call again."""
     l2 = waiting(l1)
     with within(HANG):
-        l2.vm.cmd('system_reset')
-    until(lambda: l2.vm.cmd('query-status')['running'])
-    assert 'RESET' in l2.vm.events
+        l2.qemu.cmd('system_reset')
+    until(lambda: l2.qemu.cmd('query-status')['running'])
+    assert 'RESET' in l2.qemu.events
     give(l2)
 
 
@@ -186,7 +186,7 @@ def test_migration(l1):
     l2.quit()
     assert l2.count() == 0
     l2 = L2(l1, f'{RNG}fifo', '-incoming defer', cpus=2, memory_of=l2,
-            device='rng=rng0,timeout=0')
+            rng='rng0', timeout=0)
     with within(HANG):
         l2.restore('state')
     give(l2)
@@ -206,7 +206,7 @@ def test_interrupts(l1):
 
 
 def test_timeout(l1):
-    l2 = waiting(l1, device='timeout=2000')
+    l2 = waiting(l1, timeout=2000)
     l2.finish()
     assert [l2.results(cpu)[0][0] for cpu in range(2)] == [H_HARDWARE] * 2
     assert 1.9 < l2.seconds((0, 1))
@@ -229,7 +229,7 @@ def test_linux(l1):
 
 def test_l0_runs_dry(l1, source):
     """L2's kernel calls fail like L0's, and then succeed again."""
-    l2 = L2(l1, device='use-kvm=true')
+    l2 = L2(l1, use_kvm='true')
     l2.call(WORDS)
     l2.finish()
     results = l2.results()
@@ -260,23 +260,23 @@ def test_no_generator(l1_without):
 def test_no_generator_but_backend(l1_without):
     """It serves, and one warning says so."""
     check_backend_serves(
-        l1_without, ',use-kvm=true',
-        'qemu: -device spapr-rng,id=rng,rng=rng0,use-kvm=true: warning: '
+        l1_without,
+        'qemu: -device spapr-rng,id=hrandom,rng=rng0,use-kvm=true: warning: '
         'spapr-rng: the kernel has no random number generator for guests; '
-        "the backend 'rng0' serves the guest")
+        "the backend 'rng0' serves the guest", use_kvm='true')
 
 
 def test_enabling_fails(l1):
     """A kernel with a generator that it does not let QEMU use."""
-    l2 = L2(l1, f'{RNG}known', device='rng=rng0')
+    l2 = L2(l1, f'{RNG}known', rng='rng0')
     deny = f'./deny-enable-cap {l2.vm_fd()}'
     l2.quit()
     why = 'the kernel does not let QEMU enable its H_RANDOM'
     check_backend_serves(
-        l1, ',use-kvm=true',
-        'qemu: -device spapr-rng,id=rng,rng=rng0,use-kvm=true: warning: '
+        l1,
+        'qemu: -device spapr-rng,id=hrandom,rng=rng0,use-kvm=true: warning: '
         f"spapr-rng: {why}; the backend 'rng0' serves the guest",
-        wrapper=deny)
+        wrapper=deny, use_kvm='true')
     # With the same files as above, the descriptor is the same.
     lines, status = l1.run_qemu(
         '-bios image -machine memory-backend=ram -m 256M -object memory-'
@@ -294,5 +294,4 @@ def test_enabling_fails(l1):
     *(('POWER10', kernel) for kernel in KERNELS[1:])])
 def test_elsewhere(boot, source, cpu, kernel):
     """Other processors and kernels."""
-    check_kernel_serves(boot(*device(source), cpu=cpu, kernel=kernel),
-                        'use-kvm=true')
+    check_kernel_serves(boot(*device(source), cpu=cpu, kernel=kernel))

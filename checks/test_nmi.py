@@ -3,7 +3,8 @@
 
 import pytest
 
-from bare_metal import START, source_bytes, word
+from testlib.bare_metal import source_bytes, word
+from testlib.hcalls import START
 from test_waiting import every_way
 
 
@@ -16,15 +17,14 @@ def test_nmi(guest, fifo, way, interrupts):
 
     Where it stays halted, or a word goes to the left call, one never ends.
     """
-    vm = guest(fifo.backend, *way.get('options', []), accel=way['accel'],
-               cpus=way['cpus'], interrupts=interrupts,
-               device=',id=d,timeout=0')
+    vm = guest(fifo.backend, **way, interrupts=interrupts,
+               timeout=0)
     vm.call()
     assert vm.calls_wait()
     for _ in range(3):
         for cpu in range(vm.cpus):
             vm.set(cpu, START, 0)
-        vm.vm.cmd('inject-nmi')
+        vm.qemu.cmd('inject-nmi')
         assert vm.calls_wait()
     fifo.write(source_bytes(0, vm.cpus))
     vm.finish()

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from conftest import TOP
+from testlib import TOP
 
 NAMES = [line.split()[0]
          for line in (TOP / 'checks/qemu-tests').read_text().splitlines()
@@ -14,7 +14,7 @@ NAMES = [line.split()[0]
 
 
 def run(out, *args, **env):
-    done = subprocess.run(args, cwd=out / 'obj', capture_output=True,
+    done = subprocess.run(args, cwd=out / 'native', capture_output=True,
                           text=True, check=False, stdin=subprocess.DEVNULL,
                           env=dict(os.environ, **env))
     print(done.stdout, done.stderr)

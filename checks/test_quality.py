@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A short run of bench/quality, and whether it sees what is bad."""
+"""A short run of bench/quality.py, and whether it sees what is bad."""
 
-import importlib.machinery
-import importlib.util
+import importlib
 import json
 import os
 import subprocess
@@ -10,21 +9,17 @@ import sys
 
 import pytest
 
-from bare_metal import HANG
-from conftest import TOP
+from testlib import TOP
+from testlib.limits import HANG
 
-BENCH = TOP / 'bench/quality'
+BENCH = TOP / 'bench/quality.py'
 
 
 @pytest.fixture(scope='module')
 def bench():
     """The program as a module."""
     sys.path.insert(0, str(TOP / 'bench'))
-    loader = importlib.machinery.SourceFileLoader('quality', str(BENCH))
-    module = importlib.util.module_from_spec(
-        importlib.util.spec_from_loader('quality', loader))
-    loader.exec_module(module)
-    return module
+    return importlib.import_module('quality')
 
 
 def quality(*args, **env):

@@ -6,15 +6,17 @@ import time
 
 import pytest
 
-from bare_metal import (DONE, HANG, H_NOBODYS, H_RANDOM, START, TB_HZ, TICKS,
-                        TIME, add_disk, hmp, statistic, until, within)
+from testlib.hcalls import (DONE, H_RANDOM, H_UNASSIGNED, START, TB_HZ, TICKS,
+                            TIME)
+from testlib.limits import HANG, until, within
+from testlib.machine import add_disk, hmp, statistic
 
 URANDOM = 'rng-random,filename=/dev/urandom'
 FOR_EVER = 10 ** 12
 
 
-def device(max_bytes, period, more=''):
-    return f',id=d,max-bytes={max_bytes},period={period},timeout=0{more}'
+def quota(max_bytes, period):
+    return {'max_bytes': max_bytes, 'period': period, 'timeout': 0}
 
 
 @pytest.mark.parametrize('max_bytes, period, seconds, cpus, options', [
@@ -33,7 +35,7 @@ def test_rate(guest, capsys, max_bytes, period, seconds, cpus, options):
     A busy machine may make it less, but not a hundredth, as one word for each
     time that a vCPU wakes would be.
     """
-    vm = guest(URANDOM, *options, device=device(max_bytes, period), cpus=cpus,
+    vm = guest(URANDOM, *options, **quota(max_bytes, period), cpus=cpus,
                interrupts=True)
     limit = max_bytes * 1000 / period
     calls = int(limit / 8 * seconds / cpus)
@@ -60,7 +62,7 @@ def test_rate_without_a_host(guest):
     made of the guest's instructions, and of waits that are skipped.
     """
     vm = guest(URANDOM, '-icount', 'shift=4,sleep=off',
-               device=device(100000, 1000), cpus=2, interrupts=True)
+               **quota(100000, 1000), cpus=2, interrupts=True)
     vm.call(50000, record=False)
     vm.finish()
     assert 0.99e5 < 50000 * 2 * 8 / vm.seconds((0, 1)) < 1.01e5
@@ -69,7 +71,7 @@ def test_rate_without_a_host(guest):
 
 def test_masked_interrupts(guest):
     """With -icount, one that the guest does not take cannot stop the time."""
-    vm = guest(URANDOM, '-icount', 'shift=4', device=device(8000, 1000))
+    vm = guest(URANDOM, '-icount', 'shift=4', **quota(8000, 1000))
     vm.call(10 ** 9)
     until(lambda: vm.get(0, START))
     before = vm.get(0, TICKS)
@@ -88,7 +90,7 @@ def test_even(guest):
     By the guest's clock, 50 of them take 500 ms, less what was saved up for 50
     ms, and what the host took from the guest between its calls.
     """
-    vm = guest(URANDOM, device=device(800, 1000))
+    vm = guest(URANDOM, **quota(800, 1000))
     vm.call(200, record=TIME)
     vm.finish()
     durations = vm.durations()
@@ -104,18 +106,18 @@ def test_others_go_on(guest):
     If it kept QEMU's lock, the others would get no more than a tenth, and an
     answer would take the second that a word does.
     """
-    vm = guest(URANDOM, device=device(8, 1000), cpus=4)
+    vm = guest(URANDOM, **quota(8, 1000), cpus=4)
 
     def rate():
         done = [vm.get(cpu, DONE) for cpu in (2, 3)]
-        vm.call(200000, H_NOBODYS, (2, 3), record=False)
+        vm.call(200000, H_UNASSIGNED, (2, 3), record=False)
         until(lambda: [vm.get(cpu, DONE) for cpu in (2, 3)] ==
               [n + 1 for n in done])
         return 200000 / vm.seconds((2, 3))
 
     def seconds_to_answer():
         start = time.monotonic()
-        vm.vm.cmd('query-status')
+        vm.qemu.cmd('query-status')
         return time.monotonic() - start
 
     # At its best, as the machine may be busy with other things
@@ -125,14 +127,14 @@ def test_others_go_on(guest):
     until(lambda: rate() > alone / 3)
     assert min(seconds_to_answer() for _ in range(20)) < 0.2
     with within(HANG):
-        vm.vm.cmd('stop')
-        vm.vm.cmd('cont')
+        vm.qemu.cmd('stop')
+        vm.qemu.cmd('cont')
     vm.quit()
 
 
 def test_source_is_left_alone(guest, fifo):
     """Of what a guest may not have yet, only the next word is read."""
-    vm = guest(fifo.backend, device=device(80, 1000, ',pool-size=8'))
+    vm = guest(fifo.backend, **quota(80, 1000), pool_size=8)
     fifo.write(os.urandom(8 * 100))
     vm.call(100)
     until(lambda: statistic(vm, 'throttled') > 2)
@@ -142,7 +144,7 @@ def test_source_is_left_alone(guest, fifo):
 
 def test_bytes_come_meanwhile(guest, fifo):
     """A source has the whole time to give the word that a call waits for."""
-    vm = guest(fifo.backend, device=device(8, 2 ** 31, ',pool-size=8'))
+    vm = guest(fifo.backend, **quota(8, 2 ** 31), pool_size=8)
     fifo.write(os.urandom(8))
     vm.call()
     vm.finish()
@@ -157,14 +159,14 @@ def test_bytes_come_meanwhile(guest, fifo):
 
 def test_loadvm(guest, tmp_path):
     """What was due long after the time that it is now is due soon."""
-    vm = guest(URANDOM, device=device(800, 1000))
-    add_disk(vm.vm, tmp_path)
-    hmp(vm.vm, 'savevm early')
+    vm = guest(URANDOM, **quota(800, 1000))
+    add_disk(vm.qemu, tmp_path)
+    hmp(vm.qemu, 'savevm early')
     vm.call(300)
     vm.finish()
 
     def seconds_after_loadvm():
-        hmp(vm.vm, 'loadvm early')
+        hmp(vm.qemu, 'loadvm early')
         vm.call(20)
         vm.finish()
         assert len(vm.values()) == 20

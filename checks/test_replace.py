@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Another source for a guest that runs: qom-set of the property rng."""
 
+import functools
 import re
 import time
 from contextlib import ExitStack, closing
 
 import pytest
 
-from bare_metal import (H_HARDWARE, H_SUCCESS, add_disk, hmp, source_bytes,
-                        statistic, until, word)
-from conftest import Fifo
+from testlib.bare_metal import source_bytes, word
+from testlib.fifo import Fifo
+from testlib.hcalls import H_HARDWARE, H_SUCCESS
+from testlib.limits import until
+from testlib.machine import DEVICE, add_disk, hmp, set_property, statistic
 from test_messages import INTERVAL
 from test_waiting import ways
 
-PATH = '/machine/peripheral/d'
-WAIT = ',id=d,timeout=0'
 FIRST = {'a': 0, 'b': 10 ** 6}      # the number of its first word
 
 
@@ -45,23 +46,21 @@ def sources(tmp_path):
 
 @pytest.fixture
 def start(guest, sources):
-    def make(*args, device=WAIT, **kwargs):
-        return guest(sources.backend, *sources.options, *args, device=device,
-                     **kwargs)
-    return make
+    return functools.partial(guest, sources.backend, *sources.options,
+                             timeout=0)
 
 
 def replace(vm, name):
-    vm.vm.cmd('qom-set', path=PATH, property='rng', value=name)
+    set_property(vm, 'rng', name)
 
 
 def refused(vm, name):
-    answer = vm.vm.qmp('qom-set', path=PATH, property='rng', value=name)
+    answer = vm.qemu.qmp('qom-set', path=DEVICE, property='rng', value=name)
     return answer['error']['desc']
 
 
 def source_of(vm):
-    return vm.vm.cmd('qom-get', path=PATH, property='rng')
+    return statistic(vm, 'rng')
 
 
 def numbers(vm):
@@ -86,8 +85,7 @@ def test_while_vcpus_call(start, sources, way, pool_size):
     """
     To and fro, each word once: none is lost, none is made of two halves.
     """
-    vm = start(accel=way['accel'], cpus=way['cpus'],
-               device=WAIT + f',pool-size={pool_size}')
+    vm = start(**way, pool_size=pool_size)
     calls = 12000 // vm.cpus
     vm.call(calls)
 
@@ -117,7 +115,7 @@ def test_while_vcpus_call(start, sources, way, pool_size):
 @ways('one', 'multi')
 def test_while_calls_wait(start, sources, way):
     """For a source that is dry; they are answered from the new one."""
-    vm = start(accel=way['accel'], cpus=way['cpus'])
+    vm = start(**way)
     vm.call()
     assert vm.calls_wait()
     sources.give('b', vm.cpus)
@@ -151,7 +149,7 @@ def test_half_a_word(start, sources):
 def test_after_a_bad_source(guest, sources, timeout):
     """What was known of the old source does not count."""
     vm = guest('rng-random,filename=/dev/zero', *sources.options,
-               device=f',id=d,timeout={timeout}')
+               timeout=timeout)
 
     def call():
         vm.call()
@@ -195,7 +193,7 @@ def test_after_a_bad_source(guest, sources, timeout):
 def test_by_a_bad_source(guest, fifo):
     """The tests are of the source that there is now."""
     vm = guest(fifo.backend, '-object', 'rng-random,filename=/dev/zero,id=bad',
-               device=WAIT)
+               timeout=0)
     fifo.write(source_bytes(0, 1000))
     vm.call(100)
     vm.finish()
@@ -226,7 +224,7 @@ def test_full_pool(start, sources):
         vm.call(3512)
         until(lambda: vm.count() == sources.given['a'])
         assert vm.calls_wait()
-        vm.vm.cmd('stop')
+        vm.qemu.cmd('stop')
         before = len(received())
         sources.give('a', 512)
         until(lambda: len(received()) > before)
@@ -234,7 +232,7 @@ def test_full_pool(start, sources):
         if full:
             replace(vm, 'rng1')
             sources.give('b', 512)
-        vm.vm.cmd('cont')
+        vm.qemu.cmd('cont')
         vm.finish()
     assert numbers(vm) == {'a': list(range(sources.given['a'])), 'b': []}
 
@@ -242,17 +240,17 @@ def test_full_pool(start, sources):
 def test_snapshot(start, sources, tmp_path):
     """The new source stays the source of a guest that loadvm brings back."""
     vm = start()
-    add_disk(vm.vm, tmp_path)
+    add_disk(vm.qemu, tmp_path)
     sources.give('a', 1)
     sources.give('b', 4000)
     vm.call()
     vm.finish()
     replace(vm, 'rng1')
-    hmp(vm.vm, 'savevm middle')
+    hmp(vm.qemu, 'savevm middle')
     vm.call(10)
     vm.finish()
     before = vm.values()
-    hmp(vm.vm, 'loadvm middle')
+    hmp(vm.qemu, 'loadvm middle')
     assert source_of(vm) == '/objects/rng1' and vm.values() == before[:1]
     vm.call(1000)
     vm.finish()
@@ -265,7 +263,7 @@ def test_snapshot(start, sources, tmp_path):
 def test_refused(start, sources):
     """With the reason; the guest goes on with what it has."""
     vm = start()
-    vm.vm.cmd('object-add', **{'qom-type': 'iothread', 'id': 'thread'})
+    vm.qemu.cmd('object-add', **{'qom-type': 'iothread', 'id': 'thread'})
     for name, why in {
             '': 'spapr-rng cannot do without a backend',
             'thread': "Invalid parameter type for 'rng', expected: "
@@ -285,12 +283,12 @@ def test_object_del(start, sources):
     vm.call()
     assert vm.calls_wait()
     for old, new in ('rng0', 'rng1'), ('rng1', 'rng2'):
-        answer = vm.vm.qmp('object-del', id=old)
+        answer = vm.qemu.qmp('object-del', id=old)
         assert 'in use' in answer['error']['desc']
         if new == 'rng2':
-            vm.vm.cmd('object-add', **{'qom-type': 'rng-builtin', 'id': new})
+            vm.qemu.cmd('object-add', **{'qom-type': 'rng-builtin', 'id': new})
         replace(vm, new)
-        vm.vm.cmd('object-del', id=old)
+        vm.qemu.cmd('object-del', id=old)
         assert source_of(vm) == f'/objects/{new}'
     vm.finish()
     vm.call(1000)
@@ -310,7 +308,7 @@ def test_record_and_replay(start, sources, tmp_path):
             "a replay does not know when 'rng' was replaced"
         replace(vm, 'rng0')     # as it is
         assert source_of(vm) == '/objects/rng0'
-        vm.vm.cmd('cont')
+        vm.qemu.cmd('cont')
         vm.finish()
         if mode == 'record':
             vm.quit()

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from bare_metal import HANG, add_disk, hmp, until, within
+from testlib.limits import HANG, until, within
+from testlib.machine import add_disk, hmp
 
 
 STEP = 5000     # instructions, in which a guest makes some dozens of calls
@@ -16,19 +17,19 @@ STEP = 5000     # instructions, in which a guest makes some dozens of calls
 def start(guest, mode, log, backend):
     # Time-outs are not in force: the host's clock is not in the log.
     vm = guest(backend, '-S', '-icount', f'shift=auto,rr={mode},rrfile={log}',
-               device=',timeout=5')
+               timeout=5)
     vm.call(2000)
     return vm
 
 
 def run(guest, mode, log, backend):
     vm = start(guest, mode, log, backend)
-    vm.vm.cmd('cont')
+    vm.qemu.cmd('cont')
     vm.finish()
     if mode == 'record':
         vm.quit()
     else:
-        vm.vm.wait(timeout=HANG)    # the end was recorded, too
+        vm.qemu.wait(timeout=HANG)    # the end was recorded, too
     return vm.values(), vm.seconds()
 
 
@@ -45,18 +46,18 @@ def test_replay(guest, tmp_path, backend):
 def test_snapshot_in_a_replay(guest, tmp_path, backend):
     """The log has each byte once: none may be ahead of the guest, and lost."""
     vm = start(guest, 'record', tmp_path / 'log', backend)
-    vm.vm.cmd('cont')
+    vm.qemu.cmd('cont')
     vm.finish()
     recorded = vm.values()
     vm.quit()
 
     vm = start(guest, 'replay', tmp_path / 'log', backend)
-    add_disk(vm.vm, tmp_path)
+    add_disk(vm.qemu, tmp_path)
 
     def run_to(icount):
-        vm.vm.cmd('replay-break', icount=icount)
-        vm.vm.cmd('cont')
-        until(lambda: vm.vm.cmd('query-status')['status'] == 'paused')
+        vm.qemu.cmd('replay-break', icount=icount)
+        vm.qemu.cmd('cont')
+        until(lambda: vm.qemu.cmd('query-status')['status'] == 'paused')
 
     # How long the guest ran on when it had its numbers is the host's affair.
     icount = 0
@@ -65,12 +66,12 @@ def test_snapshot_in_a_replay(guest, tmp_path, backend):
         run_to(icount)
     middle = vm.values()
     assert len(middle) < 1500
-    hmp(vm.vm, 'savevm middle')
+    hmp(vm.qemu, 'savevm middle')
     for _ in range(2):
         run_to(icount + STEP)
         assert len(vm.values()) > len(middle)
         assert vm.values() == recorded[:len(vm.values())]
-        hmp(vm.vm, 'loadvm middle')
+        hmp(vm.qemu, 'loadvm middle')
         assert vm.values() == middle
     vm.quit()
 
@@ -94,12 +95,12 @@ def test_recording_a_dry_source(guest, fifo, tmp_path):
     """The guest waits, without a time-out; nobody else does."""
     vm = guest(fifo.backend, '-icount',
                f'shift=auto,rr=record,rrfile={tmp_path / "log"}',
-               device=',timeout=100')
+               timeout=100)
     vm.call()
     assert vm.calls_wait()
     time.sleep(0.5)
     assert vm.calls_wait()
     for command in ['stop', 'cont', 'query-status']:
         with within(HANG):
-            vm.vm.cmd(command)
+            vm.qemu.cmd(command)
     vm.quit()

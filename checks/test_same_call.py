@@ -6,12 +6,14 @@ import time
 
 import pytest
 
-from bare_metal import (AWAY, END, H_HARDWARE, H_JOIN, H_NOBODYS, H_RANDOM,
-                        H_SUCCESS, HELD, HOLD, INNER, INNER_COUNT,
-                        INNER_END, INNER_OPCODE, INNER_STACK, INNER_START,
-                        INNER_STATUS, INNER_VALUE, INTERVAL, LEAVE, RAN, SPIN,
-                        START, STOP, TB_HZ, TICKS, source_bytes, statistic,
-                        until, word)
+from testlib.bare_metal import source_bytes, word
+from testlib.hcalls import (AWAY, END, HELD, HOLD, H_HARDWARE, H_JOIN,
+                            H_RANDOM, H_SUCCESS, H_UNASSIGNED, INNER,
+                            INNER_COUNT, INNER_END, INNER_OPCODE, INNER_STACK,
+                            INNER_START, INNER_STATUS, INNER_VALUE, INTERVAL,
+                            LEAVE, RAN, SPIN, START, STOP, TB_HZ, TICKS)
+from testlib.limits import until
+from testlib.machine import statistic
 from test_waiting import WAYS, every_way, ways
 
 # Calls of an interrupt handler come from an "sc" of its own, or from that of
@@ -26,10 +28,9 @@ inner_calls = pytest.mark.parametrize(
 def start(guest, fifo):
     """A function that starts a guest on the FIFO, as WAYS says."""
     def function(way, timeout, cpus=None, **kwargs):
-        return guest(fifo.backend, *way.get('options', []),
-                     '-trace', 'spapr_rng_wait_end', accel=way['accel'],
-                     cpus=cpus or way['cpus'], interrupts=True,
-                     device=f',id=d,timeout={timeout}', **kwargs)
+        return guest(fifo.backend, '-trace', 'spapr_rng_wait_end',
+                     **{**way, 'cpus': cpus or way['cpus']}, interrupts=True,
+                     timeout=timeout, **kwargs)
     return function
 
 
@@ -111,7 +112,7 @@ def lasted(vm, way, cpu, first, last, before):
     With icount, whose time is the guest's instructions, it is those since
     the host's time `before`.
     """
-    if 'options' in way:
+    if 'icount' in way:
         return time.monotonic() - before
     return (vm.get(cpu, last) - vm.get(cpu, first)) / TB_HZ
 
@@ -135,7 +136,7 @@ def test_late_turns(guest, fifo, cpus):
     second is a new one, it never ends.
     """
     vm = guest(fifo.backend, accel='tcg,thread=single', cpus=cpus,
-               device=',id=d,timeout=1000')
+               timeout=1000)
     caller = cpus - 1
     for cpu in range(cpus):
         vm.set(cpu, INTERVAL, TB_HZ // 100)
@@ -231,7 +232,7 @@ def test_other_hypercalls(start, way, stack):
     cpu = vm.cpus - 1
     begin(vm, cpu)
     before = vm.get(cpu, INNER_COUNT)
-    interrupt(vm, cpu, H_NOBODYS, stack, 10 ** 9)
+    interrupt(vm, cpu, H_UNASSIGNED, stack, 10 ** 9)
     vm.finish()
     assert vm.get(cpu, INNER_COUNT) >= before + 20
     assert failed(vm, cpu) == 1
@@ -321,8 +322,8 @@ def test_reset(start, fifo, way):
     time.sleep(0.1)
     first = vm.get(cpu, START)
     before = time.monotonic()
-    vm.vm.cmd('system_reset')
-    vm.vm.event_wait('RESET')
+    vm.qemu.cmd('system_reset')
+    vm.qemu.event_wait('RESET')
     until(lambda: vm.get(cpu, START) != first)
     check_new_call(vm, way, fifo, cpu, START, before)
 

@@ -7,16 +7,15 @@ Its guests quit while they wait, with requests outstanding, among other things.
 import os
 import subprocess
 
-import sanitizers
-from conftest import KIND
+from testlib import KIND, sanitizers
 
 
 def test_qtest(out, tmp_path):
     log = tmp_path / 'sanitizer'
     env = dict(os.environ, QTEST_QEMU_BINARY='./qemu-system-ppc64',
                **sanitizers.environment(log))
-    done = subprocess.run([out / 'obj/tests/qtest/spapr-rng-test', '-k'],
-                          cwd=out / (KIND or 'asan'), env=env,
+    done = subprocess.run([out / 'native/tests/qtest/spapr-rng-test', '-k'],
+                          cwd=out / KIND.replace('native', 'asan'), env=env,
                           capture_output=True, text=True, check=False,
                           stdin=subprocess.DEVNULL)
     print(done.stdout, done.stderr)

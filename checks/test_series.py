@@ -99,7 +99,7 @@ def test_unexpected_base_is_refused(top, tree, tmp_path, spoil):
     spoil(tmp_path)
     before = {path: path.read_bytes()
               for path in tmp_path.rglob('*') if path.is_file()}
-    done = run(top / 'scripts/remove-peer', tmp_path)
+    done = run(top / 'scripts/remove-peer.py', tmp_path)
     assert done.returncode == 1
     assert done.stdout == '' and 'Traceback' not in done.stderr
     assert done.stderr.startswith('remove-peer: ')

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from bare_metal import (DONE, GO, HANG, H_HARDWARE, H_NOBODYS, TIME, TB_HZ,
-                        add_disk, hmp, statistic, until, within)
-from linux_guest import JOB, Guest, linux_args
-from slow_source import SLOW, SlowSource, build, latencies
+from testlib.hcalls import DONE, GO, H_HARDWARE, H_UNASSIGNED, TB_HZ, TIME
+from testlib.limits import HANG, until, within
+from testlib.linux import Guest, linux_args
+from testlib.machine import add_disk, hmp, set_property, statistic
+from testlib.slow_source import SLOW, SlowSource, build, latencies
 from test_speed import best_run
 
 ENDLESS = 1 << 40
@@ -42,10 +43,10 @@ def source(library, tmp_path):
 @pytest.fixture
 def start(guest):
     """A function that starts the guest on it."""
-    def make(slow, *args, device='', **kwargs):
+    def make(slow, *args, **kwargs):
         vm = guest(slow.backend, *args, wrapper=slow.wrapper,
-                   device=f',id=d{device}', **kwargs)
-        slow.keep_out(vm.vm)
+                   **kwargs)
+        slow.keep_out(vm.qemu)
         return vm
     return make
 
@@ -58,8 +59,8 @@ def calls_all_the_time(vm):
 def stop_calling(vm):
     """It makes no more of those calls, and forgets that its source is dry."""
     vm.set(0, GO, vm.get(0, DONE))
-    vm.vm.cmd('system_reset')
-    vm.vm.event_wait('RESET')
+    vm.qemu.cmd('system_reset')
+    vm.qemu.event_wait('RESET')
 
 
 def gives_no_more(slow):
@@ -94,7 +95,7 @@ def start_hanging(source, start):
     """A function that has a guest call until a read hangs. Returns both."""
     def make(most, timeout=0):
         slow = source((32, 1), most=most)
-        vm = start(slow, device=f',timeout={timeout}')
+        vm = start(slow, timeout=timeout)
         calls_all_the_time(vm)
         until_it_hangs(slow)
         slow.check_readers()
@@ -124,7 +125,7 @@ def test_monitor(start_calling, capsys, which):
     If a read kept QEMU's big lock, an answer would take as long as one.
     """
     slow, vm = start_calling(which)
-    answers_soon(vm.vm, capsys, f'{which[0]} bytes each {which[1]} ms')
+    answers_soon(vm.qemu, capsys, f'{which[0]} bytes each {which[1]} ms')
     slow.check_readers()
     vm.quit()
 
@@ -132,29 +133,29 @@ def test_monitor(start_calling, capsys, which):
 @never_returns
 def test_monitor_while_a_read_hangs(start_hanging, capsys, most):
     slow, vm = start_hanging(most)
-    answers_soon(vm.vm, capsys, 'a read that does not return')
+    answers_soon(vm.qemu, capsys, 'a read that does not return')
     slow.check_readers()
     vm.quit()
 
 
 def do_commands(vm, directory):
     """All that has vCPUs stop, and the devices' state read."""
-    add_disk(vm.vm, directory)
+    add_disk(vm.qemu, directory)
     with within(HANG):
-        vm.vm.cmd('stop')
+        vm.qemu.cmd('stop')
     with within(HANG):
-        vm.vm.cmd('cont')
+        vm.qemu.cmd('cont')
     with within(HANG):
-        vm.vm.cmd('system_reset')
-        vm.vm.event_wait('RESET')
+        vm.qemu.cmd('system_reset')
+        vm.qemu.event_wait('RESET')
     with within(HANG):
-        hmp(vm.vm, 'savevm saved')
+        hmp(vm.qemu, 'savevm saved')
     with within(HANG):
-        hmp(vm.vm, 'loadvm saved')
+        hmp(vm.qemu, 'loadvm saved')
     with within(HANG):
         vm.save(directory / 'state')
     with within(HANG):
-        vm.vm.cmd('cont')
+        vm.qemu.cmd('cont')
 
 
 @sources(*SLOW)
@@ -192,23 +193,22 @@ def uses(vm, slow):
 def test_object_del_while_a_read_hangs(start_hanging, most):
     """Another source takes over; when the read returns, nothing is left."""
     slow, vm = start_hanging(most)
-    vm.vm.cmd('object-add', **{'qom-type': 'rng-builtin', 'id': 'rng1'})
+    vm.qemu.cmd('object-add', **{'qom-type': 'rng-builtin', 'id': 'rng1'})
     before = statistic(vm, 'bytes')
     with within(HANG):
-        vm.vm.cmd('qom-set', path='/machine/peripheral/d', property='rng',
-                  value='rng1')
-        vm.vm.cmd('object-del', id='rng0')
+        set_property(vm, 'rng', 'rng1')
+        vm.qemu.cmd('object-del', id='rng0')
     until(lambda: statistic(vm, 'bytes') > before)
-    assert slow.is_read and len(uses(vm.vm, slow)) == 2
+    assert slow.is_read and len(uses(vm.qemu, slow)) == 2
     slow.heal()
-    until(lambda: not uses(vm.vm, slow))
+    until(lambda: not uses(vm.qemu, slow))
     vm.quit()
 
 
 def test_heals(source, start):
     """When the read returns after all, the call gets what it read."""
     slow = source((32, 1), most=0)
-    vm = start(slow, device=',timeout=0')
+    vm = start(slow, timeout=0)
     vm.call()
     until_it_hangs(slow)
     assert not vm.done(0)
@@ -245,12 +245,12 @@ def test_timeout(start_hanging, capsys, most):
 def test_slower_than_a_call_may_wait(source, start):
     """Some calls fail, those that find bytes succeed, and no one hangs."""
     slow = source((32, 500))
-    vm = start(slow, device=',timeout=100')
+    vm = start(slow, timeout=100)
     calls_all_the_time(vm)
     until(lambda: statistic(vm, 'bytes') >= 64)
     # That a call has failed is no reason for the next one not to wait.
     until(lambda: statistic(vm, 'waits') >= 3)
-    vm.vm.cmd('stop')
+    vm.qemu.cmd('stop')
     calls, timeouts, size = (statistic(vm, name) for name in
                              ('calls', 'timeouts', 'bytes'))
     assert timeouts > 0 and calls == timeouts + size // 8
@@ -260,7 +260,7 @@ def test_slower_than_a_call_may_wait(source, start):
 def test_slow_but_in_time(source, start, capsys):
     """A chunk each half second is enough for calls that may wait for one."""
     slow = source((32, 500))
-    vm = start(slow, device=',timeout=1000')
+    vm = start(slow, timeout=1000)
 
     def all_succeed():
         before = statistic(vm, 'timeouts')
@@ -279,10 +279,10 @@ def test_slow_but_in_time(source, start, capsys):
 def test_other_vcpu(source, start, capsys, which):
     """It goes on as if nobody called."""
     slow = source(which)
-    vm = start(slow, cpus=2, device=',timeout=0')
+    vm = start(slow, cpus=2, timeout=0)
 
     def run():
-        vm.call(500000, H_NOBODYS, [1], record=False)
+        vm.call(500000, H_UNASSIGNED, [1], record=False)
         until(lambda: vm.done(1))
         return vm.seconds([1])
 
@@ -306,7 +306,7 @@ def test_other_vcpu(source, start, capsys, which):
 def test_rate(source, start, capsys, which):
     """The guest gets what the source gives, or nearly."""
     slow = source(which)
-    vm = start(slow, device=',timeout=0')
+    vm = start(slow, timeout=0)
     chunk, ms = which
     words = chunk // 8 * 1000 // ms
 
@@ -340,7 +340,7 @@ def test_learns(source, start, capsys, which):
 
     def run():
         before = slow.chunks, slow.given
-        vm = start(slow, device=',timeout=0')
+        vm = start(slow, timeout=0)
         vm.call(chunk // 8 * 2000 // ms)
         vm.finish()
         vm.quit()
@@ -356,7 +356,7 @@ def test_learns(source, start, capsys, which):
 def test_little_by_little(source, start, capsys):
     """A guest that takes a word now and then uses up whole chunks as well."""
     slow = source((64, 3))
-    vm = start(slow, device=',timeout=0,pool-size=16')
+    vm = start(slow, timeout=0, pool_size=16)
     vm.call(1000)
     vm.finish()
 
@@ -378,7 +378,7 @@ def test_little_by_little(source, start, capsys):
 def test_reads_little_ahead(source, start):
     """Of a slow source, two reads' worth: its other users want some, too."""
     slow = source((64, 3))
-    vm = start(slow, device=',timeout=0')
+    vm = start(slow, timeout=0)
     vm.call(1000)
     vm.finish()
     until(lambda: gives_no_more(slow) and not slow.is_read)
@@ -410,7 +410,7 @@ def check_single_calls(slow, vm):
 def test_single_call(source, start, which):
     """The first one, and each of a guest that has called for a while."""
     slow = source(which, most=2)
-    vm = start(slow, device=',timeout=0')
+    vm = start(slow, timeout=0)
     vm.call()
     vm.finish()
     slow.heal()
@@ -423,7 +423,7 @@ def test_single_call(source, start, which):
 def test_becomes_slow(source, start):
     """Of a source that was fast, much is read at a time, but no longer."""
     slow = source((64, 0))
-    vm = start(slow, device=',timeout=0')
+    vm = start(slow, timeout=0)
     vm.call(1000)
     vm.finish()
     slow.slow_down(5)
@@ -437,7 +437,7 @@ def test_becomes_slow(source, start):
 
 def test_single_bytes(guest, fifo):
     """A pipe that gets a byte at a time: one call takes a word, no more."""
-    vm = guest(fifo.backend, device=',timeout=0')
+    vm = guest(fifo.backend, timeout=0)
     vm.call()
     for i in range(1, 9):
         assert not vm.done(0)
@@ -456,14 +456,14 @@ VIRTIO = ('modprobe virtio_pci; modprobe virtio-rng & '
           f'until grep -q virtio_rng {CURRENT}; do sleep 0.1; done')
 
 
-def test_linux(source, top, tmp_path, pseries, capsys):
+def test_linux(source, tmp_path, pseries, capsys):
     """The same of virtio-rng and Linux, which always has a request."""
     slow = source((64, 10))
     guest = Guest(pseries(
-        *linux_args(top, '6.1', tmp_path, JOB), '-device',
+        *linux_args('6.1', tmp_path), '-device',
         'virtio-rng-pci,rng=rng0', '-object', f'{slow.backend},id=rng0',
         wrapper=slow.wrapper))
-    slow.keep_out(guest.vm)
+    slow.keep_out(guest.qemu)
     assert guest.run(VIRTIO) == ([], 0)
     guest.type('dd if=/dev/hwrng of=/dev/null bs=512')
     until(lambda: slow.is_read)
@@ -480,13 +480,13 @@ def test_linux(source, top, tmp_path, pseries, capsys):
         return ours / plain
 
     assert best_run(run, 0.9) >= 0.9
-    answers_soon(guest.vm, capsys, 'Linux, 64 bytes each 10 ms')
+    answers_soon(guest.qemu, capsys, 'Linux, 64 bytes each 10 ms')
     slow.allow(1)
     until_it_hangs(slow)
-    answers_soon(guest.vm, capsys, 'Linux, a read that does not return')
+    answers_soon(guest.qemu, capsys, 'Linux, a read that does not return')
     for command in ['stop', 'cont', 'system_reset']:
         with within(HANG):
-            guest.vm.cmd(command)
+            guest.qemu.cmd(command)
     assert slow.is_read
     slow.check_readers()
     with within(HANG):

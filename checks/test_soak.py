@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A short run of bench/soak."""
+"""A short run of bench/soak.py."""
 
 import json
 import subprocess
 
-from bare_metal import HANG
-from conftest import TOP
+from testlib import TOP
+from testlib.limits import HANG
 
 
 def soak(*args):
-    done = subprocess.run([TOP / 'bench/soak', *args], capture_output=True,
+    done = subprocess.run([TOP / 'bench/soak.py', *args], capture_output=True,
                           text=True, check=False, timeout=10 * HANG)
     print(done.stdout, done.stderr)
     return done

@@ -10,14 +10,14 @@ import tty
 
 import pytest
 
-import slow_source
-from bare_metal import H_NOBODYS, source_bytes, until, word
-from conftest import KIND
+from testlib import KIND, slow_source
+from testlib.bare_metal import source_bytes, word
+from testlib.hcalls import H_UNASSIGNED
+from testlib.limits import until
 
-WAIT = ',timeout=0'
 # Processor time, as part of the time that passes: one that spins takes what it
 # can get of a core. With sanitizers, QEMU is several times slower.
-IDLE_SHARE = 0.15 if KIND else 0.05
+IDLE_SHARE = 0.05 if KIND == 'native' else 0.15
 
 
 def random_backend(path):
@@ -71,11 +71,11 @@ def spied(failing_read, guest, tmp_path):
     It returns the guest, and the ints that it shares: an errno, how many times
     the source was read, and what else slow_source.py names.
     """
-    def start(source, error=0, device=WAIT):
+    def start(source, error=0, **properties):
         control, wrapper = slow_source.preload(
             failing_read, source, tmp_path / 'control', [error])
-        return guest(random_backend(source), device=device,
-                     wrapper=wrapper), control
+        return guest(random_backend(source), timeout=0,
+                     wrapper=wrapper, **properties), control
     return start
 
 
@@ -99,7 +99,7 @@ def test_fails_again(spied, tmp_path):
     """The guest goes on each time; test_messages.py has what is said of it."""
     source = tmp_path / 'source'
     source.write_bytes(source_bytes(0, 24))
-    vm, control = spied(source, device=WAIT + ',pool-size=8')
+    vm, control = spied(source, pool_size=8)
     said = [trouble(source, os.strerror(errno.EIO)), RECOVERY]
     for i in range(3):
         before = control[1]
@@ -114,7 +114,7 @@ def test_fails_again(spied, tmp_path):
 
 
 def test_directory(guest, tmp_path):
-    vm = guest(random_backend(tmp_path), device=WAIT)
+    vm = guest(random_backend(tmp_path), timeout=0)
     vm.call()
     waits_quietly(vm, [trouble(tmp_path, os.strerror(errno.EISDIR))])
     vm.quit()
@@ -125,7 +125,7 @@ def test_directory(guest, tmp_path):
 def test_end_of_file(guest, tmp_path, how):
     source = tmp_path / 'source'
     source.touch()
-    vm = guest(random_backend(source), device=WAIT)
+    vm = guest(random_backend(source), timeout=0)
     said = [trouble(source, 'end of file')]
     vm.call()
     waits_quietly(vm, said)
@@ -141,7 +141,7 @@ def test_fifo_without_writer(guest, tmp_path):
     """Nobody writes to it yet; then somebody comes, leaves and comes back."""
     source = tmp_path / 'fifo'
     os.mkfifo(source)
-    vm = guest(random_backend(source), device=WAIT)
+    vm = guest(random_backend(source), timeout=0)
     said = [trouble(source, 'end of file')]
     vm.call()
     waits_quietly(vm, said)
@@ -161,7 +161,7 @@ def test_fifo_whose_writer_leaves(guest, tmp_path):
     source = tmp_path / 'fifo'
     os.mkfifo(source)
     writer = os.open(source, os.O_RDWR)
-    vm = guest(random_backend(source), device=WAIT)
+    vm = guest(random_backend(source), timeout=0)
     vm.call()
     assert vm.calls_wait() and vm.reports() == []
     os.close(writer)
@@ -214,8 +214,8 @@ def test_readable_without_data(spied, tmp_path):
 def test_idle(guest, fifo):
     """Guests that don't ask leave the source alone."""
     fifo.write(source_bytes(0, 100))
-    vm = guest(fifo.backend, device=WAIT)
-    vm.call(1000, H_NOBODYS, record=False)
+    vm = guest(fifo.backend, timeout=0)
+    vm.call(1000, H_UNASSIGNED, record=False)
     vm.finish()
     time.sleep(0.3)
     assert fifo.unread() == 800
@@ -243,7 +243,7 @@ def test_restored_twice(guest, tmp_path):
         other = guest('rng-builtin', '-incoming', 'defer', ram=ram)
         other.restore(state)
         others.append(other)
-    first.vm.cmd('cont')
+    first.qemu.cmd('cont')
 
     words = first.values()
     for vm in first, *others:
@@ -259,12 +259,12 @@ def test_backend_in_use(guest, tmp_path):
     source = tmp_path / 'fifo'
     os.mkfifo(source)
     with open(source, 'wb+', buffering=0) as writer:
-        vm = guest(random_backend(source), device=WAIT)
+        vm = guest(random_backend(source), timeout=0)
         for call in None, vm.call:
             if call:
                 call()
                 assert vm.calls_wait()
-            answer = vm.vm.qmp('object-del', id='rng0')
+            answer = vm.qemu.qmp('object-del', id='rng0')
             assert 'in use' in answer['error']['desc']
         writer.write(source_bytes(0, 1))
         vm.finish()

@@ -3,7 +3,7 @@
 
 import pytest
 
-from bare_metal import H_NOBODYS, H_RANDOM
+from testlib.hcalls import H_RANDOM, H_UNASSIGNED
 
 CALLS = 100000
 ROUNDS = 8
@@ -28,27 +28,28 @@ def best_run(run, enough):
     return best
 
 
-@pytest.mark.parametrize('backend, device, bound', [
-    (URANDOM, '', 0.4),
-    ('rng-builtin', '', 0.4),
-    (URANDOM, ',pool-size=8', 0),   # a system call each; only for show
+@pytest.mark.parametrize('backend, properties, bound', [
+    (URANDOM, {}, 0.4),
+    ('rng-builtin', {}, 0.4),
+    (URANDOM, {'pool_size': 8}, 0),   # a system call each; only for show
 ], ids=['random', 'builtin', 'random-pool-8'])
-def test_call(guest, capsys, backend, device, bound):
+def test_call(guest, capsys, backend, properties, bound):
     """A call costs little more than one that does nothing.
 
     If each had to wake another thread, the ratio would be below 0.01; with a
     system call, below 0.2.
     """
-    vm = guest(backend, device=device)
+    vm = guest(backend, **properties)
 
     def run():
         # In turns, so that both see the same of what else goes on here
         null, random = zip(*[[seconds_per_call(vm, opcode)
-                              for opcode in (H_NOBODYS, H_RANDOM)]
+                              for opcode in (H_UNASSIGNED, H_RANDOM)]
                              for _ in range(ROUNDS)])
         ratio = min(null) / min(random)
         with capsys.disabled():
-            print(f'\n{backend}{device}: H_RANDOM {min(random) * 1e9:.0f} ns, '
+            print(f'\n{backend} {properties}: '
+                  f'H_RANDOM {min(random) * 1e9:.0f} ns, '
                   f'null hypercall {min(null) * 1e9:.0f} ns, '
                   f'ratio {ratio:.2f}', end=' ')
         return ratio
@@ -67,15 +68,15 @@ def test_two_vcpus(guest, capsys):
     def run():
         rates = {}
         for cpus in ([0], [0, 1]):
-            for opcode in (H_NOBODYS, H_RANDOM):
+            for opcode in (H_UNASSIGNED, H_RANDOM):
                 rates[len(cpus), opcode] = 1e-6 / min(
                     seconds_per_call(vm, opcode, cpus) for _ in range(ROUNDS))
         with capsys.disabled():
             print('\nmillion calls/s of 1 and 2 vCPUs: H_RANDOM '
                   f'{rates[1, H_RANDOM]:.1f} {rates[2, H_RANDOM]:.1f}, '
-                  f'null hypercall {rates[1, H_NOBODYS]:.1f} '
-                  f'{rates[2, H_NOBODYS]:.1f}', end=' ')
-        return rates[2, H_RANDOM] / rates[2, H_NOBODYS]
+                  f'null hypercall {rates[1, H_UNASSIGNED]:.1f} '
+                  f'{rates[2, H_UNASSIGNED]:.1f}', end=' ')
+        return rates[2, H_RANDOM] / rates[2, H_UNASSIGNED]
 
     # 0.5 where system calls are slow, for one vCPU reads while others wait.
     # Far below 0.01 if each call had to wake another thread

@@ -5,7 +5,10 @@ import time
 
 import pytest
 
-from bare_metal import LEAVE, add_disk, hmp, source_bytes, statistic, until
+from testlib.bare_metal import source_bytes
+from testlib.hcalls import LEAVE
+from testlib.limits import until
+from testlib.machine import add_disk, hmp, statistic
 from test_waiting import ways
 
 NAMES = ['calls', 'bytes', 'waits', 'wait-time', 'timeouts', 'throttled']
@@ -53,25 +56,25 @@ def leave(vm, watch):
 
 
 def reset(vm, watch):
-    vm.vm.cmd('system_reset')
-    vm.vm.event_wait('RESET')
+    vm.qemu.cmd('system_reset')
+    vm.qemu.event_wait('RESET')
     watch.look_for(0.2)
 
 
 def load(vm, watch):
     """Both a guest that waits and one that does not come back."""
-    hmp(vm.vm, 'savevm waiting')
+    hmp(vm.qemu, 'savevm waiting')
     watch.look_for(0.1)
-    hmp(vm.vm, 'loadvm waiting')
+    hmp(vm.qemu, 'loadvm waiting')
     watch.look_for(0.3)
-    hmp(vm.vm, 'loadvm idle')
+    hmp(vm.qemu, 'loadvm idle')
     watch.look_for(0.1)
 
 
 def pause(vm, watch):
-    vm.vm.cmd('stop')
+    vm.qemu.cmd('stop')
     watch.look_for(0.1)
-    vm.vm.cmd('cont')
+    vm.qemu.cmd('cont')
     watch.look_for(0.2)
 
 
@@ -84,12 +87,11 @@ def test_never_less(guest, fifo, tmp_path, way, event, timeout):
     Where it is made up of what calls have waited so far, it is less when
     one of them is forgotten.
     """
-    vm = guest(fifo.backend, *way.get('options', []), accel=way['accel'],
-               cpus=way['cpus'], interrupts=True,
-               device=f',id=d,timeout={timeout}')
+    vm = guest(fifo.backend, **way, interrupts=True,
+               timeout=timeout)
     if event is load:
-        add_disk(vm.vm, tmp_path)
-        hmp(vm.vm, 'savevm idle')
+        add_disk(vm.qemu, tmp_path)
+        hmp(vm.qemu, 'savevm idle')
     fifo.write(source_bytes(0, vm.cpus + 1))
     watch = Watch(vm)
     vm.call(cpus=range(vm.cpus))
@@ -107,8 +109,7 @@ def test_never_less(guest, fifo, tmp_path, way, event, timeout):
 def test_wait_time_grows(guest, fifo, way):
     """A call that waits is counted while it does, not only when it ends."""
     before = time.monotonic()
-    vm = guest(fifo.backend, *way.get('options', []), accel=way['accel'],
-               cpus=way['cpus'], device=',id=d,timeout=0')
+    vm = guest(fifo.backend, **way, timeout=0)
     vm.call()
     assert vm.calls_wait()
     for milestone in (0.1, 0.2, 0.3):

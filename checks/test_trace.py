@@ -4,8 +4,10 @@
 import re
 import time
 
-from bare_metal import H_HARDWARE, H_SUCCESS, source_bytes, until
-from egd import EgdDaemon
+from testlib.bare_metal import source_bytes
+from testlib.egd import EgdDaemon
+from testlib.hcalls import H_HARDWARE, H_SUCCESS
+from testlib.limits import until
 
 TRACE = ['-trace', 'spapr_rng_*', '-trace', 'rng_*']
 
@@ -34,7 +36,7 @@ def check_wait(seen):
 
 def test_calls(guest, fifo):
     """Served by the thread that reads, served after a wait, and failed."""
-    vm = guest(fifo.backend, *TRACE, device=',timeout=5000,pool-size=8')
+    vm = guest(fifo.backend, *TRACE, timeout=5000, pool_size=8)
     fifo.write(source_bytes(0, 1))
     vm.call()
     vm.finish()
@@ -60,7 +62,7 @@ def test_calls(guest, fifo):
 
 
 def test_quota(guest):
-    vm = guest('rng-builtin', *TRACE, device=',max-bytes=80,period=1000')
+    vm = guest('rng-builtin', *TRACE, max_bytes=80, period=1000)
     vm.call(3)
     vm.finish()
     assert ('spapr_rng_wait_begin', 'cpu 0: for the quota') in events(vm)
@@ -70,7 +72,7 @@ def test_source(guest, tmp_path):
     """Its trouble, and the end of that."""
     source = tmp_path / 'source'
     source.touch()
-    vm = guest(f'rng-random,filename={source}', *TRACE, device=',timeout=0')
+    vm = guest(f'rng-random,filename={source}', *TRACE, timeout=0)
     vm.call()
     until(lambda: ('rng_backend_trouble',
                    f"rng0: cannot read '{source}': end of file; "
@@ -85,7 +87,7 @@ def test_egd(guest, tmp_path):
     daemon = EgdDaemon(tmp_path / 'egd')
     vm = guest('rng-egd,chardev=egd', '-chardev',
                f'socket,id=egd,path={daemon.path},reconnect-ms=50',
-               *TRACE, device=',timeout=0')
+               *TRACE, timeout=0)
 
     def backend_events():
         return [event for event in events(vm) if event[0].startswith('rng_')]

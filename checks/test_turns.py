@@ -9,10 +9,12 @@ import time
 
 import pytest
 
-from bare_metal import (COUNT, HANG, H_SUCCESS, source_bytes, statistic, until,
-                        word)
-from conftest import Fifo
-from egd import EgdDaemon
+from testlib.bare_metal import source_bytes, word
+from testlib.egd import EgdDaemon
+from testlib.fifo import Fifo
+from testlib.hcalls import COUNT, H_SUCCESS
+from testlib.limits import HANG, until
+from testlib.machine import statistic
 
 CPUS = 4
 THREADS = ['multi', 'single']
@@ -50,10 +52,10 @@ class SlowDaemon(EgdDaemon):
 @pytest.fixture
 def start(guest):
     """A function that starts a guest whose vCPUs call all the time."""
-    def function(thread, backend, *args, device=''):
+    def function(thread, backend, *args, **kwargs):
         # On a busy machine, a word can come much later than it is due.
         vm = guest(backend, *TRACE, *args, accel=f'tcg,thread={thread}',
-                   cpus=CPUS, device=f',id=d,timeout={1000 * HANG}{device}')
+                   cpus=CPUS, timeout=1000 * HANG, **kwargs)
         vm.call(10 ** 6)
         return vm
     return function
@@ -76,7 +78,7 @@ def finish(machines, count):
     def stopped():
         for vm in list(running):
             if vm.count() >= count:
-                vm.vm.cmd('stop')
+                vm.qemu.cmd('stop')
                 running.remove(vm)
         return not running
 
@@ -143,7 +145,7 @@ def test_wake_up(guest):
     slept: 8000 turns in a fast source's time, not 20 ms each.
     """
     vm = guest('rng-random,filename=/dev/urandom', accel='tcg,thread=single',
-               cpus=16, device=',id=d,timeout=0,pool-size=8')
+               cpus=16, timeout=0, pool_size=8)
     vm.call(500)
     vm.finish()
     assert statistic(vm, 'bytes') == 8 * 16 * 500
@@ -157,7 +159,7 @@ def test_quota(start, tmp_path, max_bytes, seconds):
     source = tmp_path / 'source'
     source.write_bytes(source_bytes(0, count))
     machines = [start(thread, f'rng-random,filename={source}',
-                      device=f',max-bytes={max_bytes},period=1000')
+                      max_bytes=max_bytes, period=1000)
                 for thread in THREADS]
     begun = list(map(all_call, machines))
     finish(machines, count)

@@ -9,19 +9,19 @@ import time
 
 import pytest
 
-from bare_metal import (HANG, H_FUNCTION, H_HARDWARE, H_NOBODYS, H_SUCCESS,
-                        LEAVE, START, TICKS, add_disk, hmp, source_bytes,
-                        statistic, until, within, word)
+from testlib.bare_metal import source_bytes, word
+from testlib.hcalls import (H_FUNCTION, H_HARDWARE, H_SUCCESS, H_UNASSIGNED,
+                            LEAVE, START, TICKS)
+from testlib.limits import HANG, until, within
+from testlib.machine import add_disk, hmp, set_property, statistic
 
 # How QEMU runs its vCPUs decides who waits for whom.
 WAYS = {
     'one': {'accel': 'tcg', 'cpus': 1},
     'multi': {'accel': 'tcg,thread=multi', 'cpus': 4},
     'single': {'accel': 'tcg,thread=single', 'cpus': 4},
-    'icount': {'accel': 'tcg', 'cpus': 1,
-               'options': ['-icount', 'shift=auto']},
-    'icount-4': {'accel': 'tcg', 'cpus': 4,
-                 'options': ['-icount', 'shift=auto']},
+    'icount': {'icount': 'shift=auto', 'cpus': 1},
+    'icount-4': {'icount': 'shift=auto', 'cpus': 4},
 }
 
 
@@ -36,9 +36,9 @@ every_way = ways(*WAYS)
 @pytest.fixture
 def start(guest, fifo):
     """A function that starts a guest on the FIFO."""
-    def function(way, *args, device=',timeout=0', **kwargs):
-        return guest(fifo.backend, *way.get('options', []), *args,
-                     accel=way['accel'], cpus=way['cpus'], device=device,
+    def function(way, *args, timeout=0, **kwargs):
+        return guest(fifo.backend, *args,
+                     **way, timeout=timeout,
                      **kwargs)
     return function
 
@@ -72,9 +72,9 @@ def give(vm, fifo):
 def test_stop_and_cont(waiting, fifo, way):
     vm = waiting(way)
     with within(HANG):
-        vm.vm.cmd('stop')
+        vm.qemu.cmd('stop')
     with within(HANG):
-        vm.vm.cmd('cont')
+        vm.qemu.cmd('cont')
     give(vm, fifo)
 
 
@@ -82,11 +82,11 @@ def test_stop_and_cont(waiting, fifo, way):
 def test_bytes_while_stopped(waiting, fifo, way):
     vm = waiting(way)
     with within(HANG):
-        vm.vm.cmd('stop')
+        vm.qemu.cmd('stop')
     fifo.write(source_bytes(0, vm.cpus))
     assert still_waits(vm)
     with within(HANG):
-        vm.vm.cmd('cont')
+        vm.qemu.cmd('cont')
     vm.finish()
     assert vm.count() == vm.cpus
 
@@ -96,8 +96,8 @@ def test_reset(waiting, fifo, way):
     """The program starts anew and makes the call again."""
     vm = waiting(way)
     with within(HANG):
-        vm.vm.cmd('system_reset')
-        vm.vm.event_wait('RESET')
+        vm.qemu.cmd('system_reset')
+        vm.qemu.event_wait('RESET')
     give(vm, fifo)
 
 
@@ -105,19 +105,19 @@ def test_reset(waiting, fifo, way):
 def test_snapshot(start, fifo, way, tmp_path):
     """A call waits in the guest that loadvm brings back, too."""
     vm = start(way)
-    add_disk(vm.vm, tmp_path)
-    hmp(vm.vm, 'savevm idle')
+    add_disk(vm.qemu, tmp_path)
+    hmp(vm.qemu, 'savevm idle')
     vm.call()
     assert vm.calls_wait()
     with within(HANG):
-        hmp(vm.vm, 'savevm saved')
+        hmp(vm.qemu, 'savevm saved')
     assert still_waits(vm)
     # What is here now is not in the snapshot.
     fifo.write(source_bytes(100, 100 + vm.cpus))
     vm.finish()
     assert vm.count() == vm.cpus
     with within(HANG):
-        hmp(vm.vm, 'loadvm saved')
+        hmp(vm.qemu, 'loadvm saved')
     give(vm, fifo)
 
 
@@ -143,7 +143,7 @@ def test_failed_migration(waiting, fifo, way, tmp_path):
     with within(HANG):
         vm.save(tmp_path / 'state')
     with within(HANG):
-        vm.vm.cmd('cont')
+        vm.qemu.cmd('cont')
     give(vm, fifo)
 
 
@@ -156,9 +156,9 @@ def test_quit(waiting, way):
 def test_sigterm(waiting, way):
     vm = waiting(way)
     with within(HANG):
-        os.kill(vm.vm.get_pid(), signal.SIGTERM)
-        vm.vm.wait(timeout=HANG)
-    assert vm.vm.exitcode() == 0
+        os.kill(vm.qemu.get_pid(), signal.SIGTERM)
+        vm.qemu.wait(timeout=HANG)
+    assert vm.qemu.exitcode() == 0
 
 
 @every_way
@@ -207,8 +207,8 @@ def test_slow_source(start, fifo, way):
         data = data[size:]
         if chance.random() < 0.1:
             with within(HANG):
-                vm.vm.cmd('stop')
-                vm.vm.cmd('cont')
+                vm.qemu.cmd('stop')
+                vm.qemu.cmd('cont')
         time.sleep(chance.random() * 0.004)
     vm.finish()
     values = [vm.values(cpu) for cpu in range(vm.cpus)]
@@ -235,7 +235,7 @@ def test_others_go_on(start, fifo, name, share):
     rounds = itertools.count()
 
     def run():
-        vm.call(calls, H_NOBODYS, [0], record=False)
+        vm.call(calls, H_UNASSIGNED, [0], record=False)
         until(lambda: vm.done(0))
         return vm.seconds()
 
@@ -262,12 +262,12 @@ def test_timeout(start, fifo, way):
 
     If vCPUs waited one after the other, four would take 2 s.
     """
-    with_icount = 'options' in way
-    vm = start(way, device=',id=d,timeout=500', interrupts=not with_icount)
+    with_icount = 'icount' in way
+    vm = start(way, timeout=500, interrupts=not with_icount)
 
     def seconds_to_fail():
-        vm.vm.cmd('system_reset')
-        vm.vm.event_wait('RESET')
+        vm.qemu.cmd('system_reset')
+        vm.qemu.event_wait('RESET')
         before = time.monotonic()
         vm.call()
         vm.finish()
@@ -302,7 +302,7 @@ def test_left_call(waiting, way):
 
     Its next call is another one, which has all of its time.
     """
-    vm = waiting(way, device=',id=d,timeout=5000', interrupts=True)
+    vm = waiting(way, timeout=5000, interrupts=True)
     for cpu in range(vm.cpus):
         vm.set(cpu, LEAVE, 1)
     until(lambda: all(map(vm.done, range(vm.cpus))))
@@ -325,7 +325,7 @@ def test_left_call(waiting, way):
 def test_paused_host(waiting, fifo, way):
     """However long QEMU gets no processor, the call goes on afterwards."""
     vm = waiting(way)
-    pid = vm.vm.get_pid()
+    pid = vm.qemu.get_pid()
     os.kill(pid, signal.SIGSTOP)
     time.sleep(1.5)
     os.kill(pid, signal.SIGCONT)
@@ -335,12 +335,11 @@ def test_paused_host(waiting, fifo, way):
 @every_way
 def test_unrealized(waiting, fifo, way):
     """Without the device, calls are nobody's; with it again, they are its."""
-    vm = waiting(way, device=',id=d,timeout=0')
+    vm = waiting(way, timeout=0)
 
     def realize(value):
         with within(HANG):
-            vm.vm.cmd('qom-set', path='/machine/peripheral/d',
-                      property='realized', value=value)
+            set_property(vm, 'realized', value)
 
     realize(False)
     vm.finish()

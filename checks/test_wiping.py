@@ -7,8 +7,9 @@ import subprocess
 
 import pytest
 
-from bare_metal import statistic, until
-from conftest import OUT
+from testlib import OUT
+from testlib.limits import until
+from testlib.machine import set_property, statistic
 
 # Each word begins with these, and no other data does.
 MARK = b'\x5c\xa1\xab\x1e\xfe\xed'
@@ -16,7 +17,7 @@ WORDS = 2000
 # Not a gigabyte for translated code, in which to search
 ACCEL = 'tcg,tb-size=32'
 # What all words have in common is not random.
-DEVICE = ',id=d,timeout=0,health-test=off'
+PROPERTIES = {'timeout': 0, 'health_test': 'off'}
 
 
 def source_bytes(first, end):
@@ -37,12 +38,12 @@ def private_memory(pid):
 def found(vm):
     """Which words are there as the source gave them; how many as numbers."""
     words, numbers = set(), 0
-    vm.vm.cmd('stop')
-    for data in private_memory(vm.vm.get_pid()):
+    vm.qemu.cmd('stop')
+    for data in private_memory(vm.qemu.get_pid()):
         words |= {struct.unpack('>H', rest)[0] for rest in
                   re.findall(re.escape(MARK) + b'(..)', data, re.DOTALL)}
         numbers += data.count(MARK[::-1])
-    vm.vm.cmd('cont')
+    vm.qemu.cmd('cont')
     return words, numbers
 
 
@@ -62,7 +63,7 @@ def test_read(guest, tmp_path, pool_size):
     source = tmp_path / 'source'
     source.write_bytes(source_bytes(0, WORDS))
     vm = guest(f'rng-random,filename={source}', accel=ACCEL,
-               device=f'{DEVICE},pool-size={pool_size}')
+               pool_size=pool_size, **PROPERTIES)
     vm.call(1000)
     vm.finish()
     words_left, numbers_left = found(vm)
@@ -74,7 +75,7 @@ def test_read(guest, tmp_path, pool_size):
 
 def test_request(guest, fifo):
     """As they come for calls that wait for them."""
-    vm = guest(fifo.backend, accel=ACCEL, device=DEVICE)
+    vm = guest(fifo.backend, accel=ACCEL, **PROPERTIES)
     for i in range(0, WORDS, 100):
         waits = statistic(vm, 'waits')
         vm.call(100)
@@ -90,13 +91,13 @@ def test_reset(guest, fifo):
 
     What its backend has ready is nobody's yet, and the next that is handed out.
     """
-    vm = guest(fifo.backend, accel=ACCEL, device=DEVICE)
+    vm = guest(fifo.backend, accel=ACCEL, **PROPERTIES)
     fifo.write(source_bytes(0, 1000))
     vm.call(200)
     vm.finish()
     before = found(vm)[0]
-    vm.vm.cmd('system_reset')
-    vm.vm.event_wait('RESET')
+    vm.qemu.cmd('system_reset')
+    vm.qemu.event_wait('RESET')
     after = found(vm)[0]
     vm.call()
     vm.finish()
@@ -113,14 +114,13 @@ def test_replaced(guest, fifo):
     """
     vm = guest(fifo.backend, '-object', 'rng-builtin,id=rng1',
                '-trace', 'spapr_rng_receive', accel=ACCEL,
-               device=',id=d,timeout=300,health-test=off')
+               timeout=300, health_test='off')
     vm.call()
     fifo.write(MARK + b'!')
     until(lambda: 'spapr_rng_receive 7 bytes' in vm.log())
     vm.finish()
     assert found(vm)[0]
-    vm.vm.cmd('qom-set', path='/machine/peripheral/d', property='rng',
-              value='rng1')
+    set_property(vm, 'rng', 'rng1')
     assert found(vm) == (set(), 0)
 
 
@@ -133,7 +133,7 @@ def test_replaced(guest, fifo):
                                  'spapr_rng_pool_destroy'])])
 def test_compiler(file, functions):
     """It has not taken a wiping memset() for one that nobody can notice."""
-    built, = OUT.glob(f'obj/*/{file}.o')
+    built, = OUT.glob(f'native/*/{file}.o')
     code = subprocess.run(['objdump', '-dr', built], check=True, text=True,
                           stdout=subprocess.PIPE).stdout
     wiping = set()

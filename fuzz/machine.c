@@ -2,7 +2,8 @@
  * A QEMU with the device and guests/bare-metal, driven by a fuzzer
  *
  * The environment has the paths: FUZZ_QEMU of the binary, FUZZ_IMAGE of the
- * guest, FUZZ_PRELOAD of the compiled checks/failing-read.c.
+ * guest, FUZZ_CONFIG of guests/tcg.cfg, FUZZ_PRELOAD of the compiled
+ * testlib/failing-read.c.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -23,19 +24,9 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#include "hcalls.h"
 #include "machine.h"
 #include "source.h"
-
-/* The layout of guests/bare-metal/hcalls.S */
-#define CPUS 0x10000
-#define BLOCKS 0x11000
-#define BLOCK_SIZE 0x100
-enum { GO = 0, DONE = 8, CALLS = 16, OPCODE = 24, RECORD = 32, INTERRUPTS = 40,
-       INTERVAL = 48, COUNT = 72, DAMAGE = 80 };
-#define RING_LENGTH 65536
-#define H_RANDOM 0x300
-#define RAM_SIZE (256 << 20)
-#define TB_HZ 512000000
 
 const MachineType machine_types[MACHINES] = {
     { "fifo", "tcg,thread=multi", NULL, "timeout=0", 3, false, false },
@@ -174,9 +165,9 @@ static void child(Machine *m, int qmp, bool incoming)
         n += sizeof(more) / sizeof(*more);                                  \
     } while (0)
     ADD(getenv("FUZZ_QEMU"), "-L", "/usr/share/qemu", "-nodefaults",
-        "-display", "none", "-accel", t->accel, "-machine",
-        "pseries,memory-backend=ram,cap-cfpc=broken,cap-sbbc=broken,"
-        "cap-ibs=broken,cap-ccf-assist=off", "-bios", getenv("FUZZ_IMAGE"),
+        "-display", "none", "-accel", t->accel,
+        "-machine", "pseries,memory-backend=ram",
+        "-readconfig", getenv("FUZZ_CONFIG"), "-bios", getenv("FUZZ_IMAGE"),
         "-smp", cpus, "-m", "256M", "-object", ram, "-chardev", monitor,
         "-mon", "chardev=qmp,mode=control");
     if (t->icount) {
@@ -469,7 +460,7 @@ void guest_call(Machine *m, int cpu, uint64_t calls)
 {
     poke(m, cpu, CALLS, calls);
     poke(m, cpu, OPCODE, H_RANDOM);
-    poke(m, cpu, RECORD, 1);
+    poke(m, cpu, RECORD, NOTE);
     __sync_synchronize();
     poke(m, cpu, GO, peek(m, cpu, DONE) + 1);
 }

@@ -13,13 +13,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include "papr.h"
 
 #define HANG_MS 60000   /* even a busy host does each step in less time */
 #define CPUS_MAX 3
 #define MACHINES 7
-
-#define H_SUCCESS 0
-#define H_HARDWARE UINT64_MAX
 
 /* The options of a machine; corpus files name the machine. */
 typedef struct MachineType {

@@ -19,7 +19,7 @@
 #include <unistd.h>
 #include "source.h"
 
-/* The layout of struct Control in checks/failing-read.c */
+/* The layout of struct Control in testlib/failing-read.c */
 #define CONTROL_SIZE (24 * sizeof(int))
 enum { ERROR, CALLS, CHUNK, CHUNK_US, CHUNKS_MOST };
 

@@ -31,7 +31,7 @@ typedef struct Source {
     int other_fd;
 
     int fd;                         /* the FIFO; -1: without a writer */
-    volatile int *control;          /* shared with checks/failing-read.c */
+    volatile int *control;          /* shared with testlib/failing-read.c */
     char *control_path;
 
     int listener;                   /* -1: there is no daemon */

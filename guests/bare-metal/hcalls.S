@@ -2,8 +2,8 @@
  * A guest that makes hypercalls when the host tells it to
  *
  * A raw big-endian image, given as -bios: loaded at 0, entered at 0x100. The
- * host shares the guest's memory and writes the task of each vCPU there: see
- * checks/bare_metal.py. A reset loads the image again, but does not change the
+ * host shares the guest's memory and writes the task of each vCPU there, in the
+ * layout of hcalls.h. A reset loads the image again, but does not change the
  * rest of the memory: each vCPU that was in the middle of a batch begins it
  * again. The monitor's "nmi" sends a system reset interrupt, which also enters
  * at 0x100: the vCPU then begins its batch again, too.
@@ -11,63 +11,11 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
-#define H_CEDE          0xe0
-#define H_RTAS          0xf000
-#define RTAS_START_CPU  0x2006
-#define RTAS_STOP_SELF  0x2007
+#include "hcalls.h"
+#include "papr.h"
+
 #define SPR_TB          268
 #define MSR_FP          0x2000
-
-/* The machine's block */
-#define MACHINE         0x10000
-#define CPUS            0       /* how many vCPUs there are */
-#define RTAS_ARGS       0x40
-
-/* Each vCPU's block, r31 */
-#define BLOCKS          0x1000  /* beyond MACHINE */
-#define BLOCK_SIZE      0x100
-#define GO              0       /* which batch to make; set by the host */
-#define DONE            8       /* which batch was made last */
-#define CALLS           16      /* how many calls make a batch */
-#define OPCODE          24
-#define RECORD          32      /* 1: record r3 and r4 of each call; 2: check */
-                                /* them; 3: record how long each call takes */
-#define INTERRUPTS      40      /* whether to take interrupts in a batch */
-#define INTERVAL        48      /* of the decrementer, in ticks of time base */
-#define START           56      /* the time base when the batch began */
-#define END             64      /* the time base when the batch ended */
-#define COUNT           72      /* calls recorded since the machine's start */
-#define DAMAGE          80      /* changes of r5..r12 by calls: must stay 0 */
-#define TICKS           88      /* decrementer interrupts taken */
-/* Results of checked calls, whose values must be increasing numbers */
-#define LAST            96      /* the last value */
-#define SUM             104
-#define XOR             112
-#define FAULTS          120     /* calls that failed, and values out of order */
-#define CHECKED         128     /* checked calls */
-#define LEAVE           136     /* whether the next interrupt ends the batch */
-#define ARGUMENT        144     /* r4 of calls that are not recorded */
-/* What an interrupt handler does in the middle of a call */
-#define INNER           152     /* how many calls are left, one per interrupt */
-#define INNER_OPCODE    160
-#define INNER_STACK     168     /* 0: from another "sc"; else from that of */
-                                /* the recorded calls, with this r1 */
-#define INNER_START     176     /* the time base before the last call */
-#define INNER_END       184     /* the time base after the last call */
-#define INNER_COUNT     192     /* how many calls were answered */
-#define INNER_STATUS    200     /* of the last call */
-#define INNER_VALUE     208
-#define HOLD            216     /* 1: loop with interrupts masked, until the */
-                                /* host clears HOLD; 2: stop this vCPU */
-#define HELD            224     /* how often vCPUs were held or stopped */
-#define AWAY            232     /* the longest time that a held vCPU did not */
-                                /* run, in ticks of the time base */
-#define RAN             240     /* what a stopped vCPU did: must stay 0 */
-
-/*
- * r16: the last 65536 pairs of r3 and r4 of the vCPU, or the durations of the
- * last 131072 calls of a batch, at 1 MiB times (number of the vCPU + 1)
- */
 #define RING_SHIFT      20
 
         .text
@@ -77,8 +25,8 @@
         andi.   r5, r5, MSR_FP
         beq     idle
         lis     r30, MACHINE@h
-        ld      r20, CPUS(r30)
-        addi    r4, r30, RTAS_ARGS
+        ld      r20, CPUS - MACHINE(r30)
+        addi    r4, r30, RTAS_ARGS - MACHINE
         li      r14, 1
 1:      cmpld   r14, r20
         bge     2f
@@ -95,7 +43,7 @@
         li      r3, 0
         ori     r3, r3, H_RTAS
         sc      1
-        addi    r4, r30, RTAS_ARGS
+        addi    r4, r30, RTAS_ARGS - MACHINE
         addi    r14, r14, 1
         b       1b
 2:      li      r3, 0
@@ -103,7 +51,7 @@
         /* Every vCPU, with its number in r3 */
 work:   lis     r31, MACHINE@h
         mulli   r4, r3, BLOCK_SIZE
-        addi    r31, r31, BLOCKS
+        addi    r31, r31, BLOCKS - MACHINE
         add     r31, r31, r4
         addi    r16, r3, 1
         sldi    r16, r16, RING_SHIFT

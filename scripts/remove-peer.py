@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Remove QEMU's own spapr-rng device from a QEMU source tree.
 
-usage: remove-peer TREE
+usage: remove-peer.py TREE
 
 The code to remove is named by file and pattern. If the tree does not have
 exactly the expected code, the script fails and changes nothing. It removes only

@@ -2,65 +2,33 @@
 """The host's side of guests/bare-metal/hcalls.S, whose memory it shares."""
 
 import array
-import faulthandler
-import fcntl
 import itertools
 import mmap
-import signal
 import struct
 import subprocess
 import sys
-import threading
 import time
-from contextlib import contextmanager
 
-H_SUCCESS = 0
-H_HARDWARE = 2 ** 64 - 1
-H_FUNCTION = 2 ** 64 - 2
-H_RANDOM = 0x300
-H_NOBODYS = 0x12c   # answered with H_FUNCTION: the cheapest hypercall there is
-H_JOIN = 0x298
-H_RTAS = 0xf000
-
-RTAS_START_CPU = 0x2006
-
-TB_HZ = 512000000
-RAM_SIZE = 256 << 20
-RING_LENGTH = 65536
-DURATIONS = 131072
-
-CPUS = 0x10000
-RTAS_ARGS = 0x10040     # of the last start-cpu, at the machine's start
-HOST_RTAS_ARGS = 0x10080
-BLOCKS = 0x11000
-BLOCK_SIZE = 0x100
-(GO, DONE, CALLS, OPCODE, RECORD, INTERRUPTS, INTERVAL, START, END, COUNT,
- DAMAGE, TICKS, LAST, SUM, XOR, FAULTS, CHECKED, LEAVE, ARGUMENT, INNER,
- INNER_OPCODE, INNER_STACK, INNER_START, INNER_END, INNER_COUNT, INNER_STATUS,
- INNER_VALUE, HOLD, HELD, AWAY, RAN) = range(0, 248, 8)
-
-CHECK = 2   # for RECORD
-TIME = 3
-
-SPIN = 1    # for HOLD
-STOP = 2
-
-# What takes as many seconds hangs. A busy machine may stretch for long what is
-# quick on an idle one, so that no time shows how fast something is: counts do,
-# ratios within a process, and times that must not be shorter.
-HANG = 180
+from testlib import compile_c
+from testlib.hcalls import (ARGUMENT, BLOCKS, BLOCK_SIZE, CALLS, COUNT, CPUS,
+                            DAMAGE, DONE, DURATIONS, END, GO, HOST_RTAS_ARGS,
+                            H_RANDOM, H_RTAS, H_SUCCESS, INTERRUPTS, INTERVAL,
+                            OPCODE, RAM_SIZE, RECORD, RING_LENGTH, RTAS_ARGS,
+                            RTAS_START_CPU, START, TB_HZ)
+from testlib.limits import HANG, until, within
+from testlib.machine import (OPTIONS, cpu_seconds, migration, spapr_rng,
+                             until_saved)
 
 
-def build(source, directory):
+def build(directory):
     """Make the image that QEMU loads."""
-    elf, image = directory / 'hcalls.elf', directory / 'hcalls.bin'
-    for command in (
-            ['powerpc64-linux-gnu-gcc', '-nostdlib', '-static', '-mcpu=power9',
-             '-Wa,-mregnames', '-Wl,-Ttext=0,-e0x100,--build-id=none',
-             '-o', elf, source],
-            ['powerpc64-linux-gnu-objcopy', '-O', 'binary', '-j', '.text',
-             elf, image]):
-        subprocess.run(command, check=True)
+    elf = compile_c('guests/bare-metal/hcalls.S', directory, '-nostdlib',
+                    '-static', '-mcpu=power9', '-Wa,-mregnames',
+                    '-Wl,-Ttext=0,-e0x100,--build-id=none',
+                    compiler='powerpc64-linux-gnu-gcc')
+    image = elf.with_suffix('.bin')
+    subprocess.run(['powerpc64-linux-gnu-objcopy', '-O', 'binary', '-j',
+                    '.text', elf, image], check=True)
     return image
 
 
@@ -73,102 +41,18 @@ def source_bytes(first, end):
     return struct.pack(f'>{end - first}Q', *map(word, range(first, end)))
 
 
-def until(condition, seconds=HANG):
-    """Wait for what should come long before."""
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit
-        time.sleep(0.001)
-
-
-@contextmanager
-def within(seconds):
-    """
-    Interrupts what takes longer, so that nothing hangs.
-
-    Signals come to the main thread. pytest-xdist may run checks in another
-    one: there, the whole worker ends, and the check is reported as failed.
-    """
-    def late(*_):
-        raise AssertionError(f'not done within {seconds} s')
-
-    if threading.current_thread() is not threading.main_thread():
-        # sys.stderr is pytest's there, and may be no file.
-        faulthandler.dump_traceback_later(seconds, exit=True,
-                                          file=sys.__stderr__)
-        try:
-            yield
-        finally:
-            faulthandler.cancel_dump_traceback_later()
-        return
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def ioctl_int(file, request):
-    """The int that an ioctl(2) of a file gives."""
-    return struct.unpack('i', fcntl.ioctl(file, request, bytes(4)))[0]
-
-
-def cpu_seconds(pid):
-    """The processor time that a process has used."""
-    # The clock of clock_getcpuclockid(3), which Python hasn't got; the ticks
-    # in /proc/PID/stat are too coarse.
-    return time.clock_gettime(~pid << 3 | 2)
-
-
-def hmp(vm, command):
-    """A command of the human monitor that has nothing to say."""
-    assert vm.cmd('human-monitor-command', command_line=command) == ''
-
-
-def statistic(vm, name):
-    """What a guest's device, which has the id d, has counted."""
-    return vm.vm.cmd('qom-get', path='/machine/peripheral/d', property=name)
-
-
-def migration(vm):
-    """How far a migration has come, which must not fail."""
-    status = vm.cmd('query-migrate').get('status')
-    assert status != 'failed'
-    return status
-
-
-def until_saved(vm):
-    """Wait for the end of a migration; until then, "cont" is refused."""
-    until(lambda: migration(vm) == 'completed' and
-          vm.cmd('query-status')['status'] == 'postmigrate')
-
-
-def add_disk(vm, directory):
-    """A disk that can hold snapshots."""
-    file = directory / 'disk'
-    file.touch()
-    vm.cmd('blockdev-add', driver='file', filename=str(file),
-           node_name='file')
-    vm.cmd('blockdev-create', job_id='job', options={
-        'driver': 'qcow2', 'file': 'file', 'size': 1 << 20})
-    vm.event_wait('JOB_STATUS_CHANGE', match={'data': {'status': 'concluded'}})
-    vm.cmd('job-dismiss', id='job')
-    vm.cmd('blockdev-add', driver='qcow2', file='file', node_name='disk')
-
-
 class Guest:
     """
     A machine with the device, its source `backend`, and the program; without
     a backend, also without the device.
+
+    options: those of machine(), and the device's properties
     """
 
     _number = itertools.count()
 
-    def __init__(self, make, image, directory, backend, *args, device='',
-                 cpus=1, interrupts=False, ram=None, **kwargs):
+    def __init__(self, make, image, directory, backend, *args, cpus=1,
+                 interrupts=False, ram=None, **options):
         self.cpus = cpus
         self.has_device = backend is not None
         name = f'qemu{next(self._number)}'
@@ -180,20 +64,29 @@ class Guest:
         # Whole words, lest one be seen while the guest changes it
         self._words = memoryview(memory).cast('Q')
         if not ram:
-            self._poke(CPUS, cpus)
-            for cpu in range(cpus):
-                self.set(cpu, INTERRUPTS, interrupts)
-                self.set(cpu, INTERVAL, TB_HZ // 1000)
+            self._set_up(interrupts)
+        of_machine = {option: options.pop(option)
+                      for option in OPTIONS if option in options}
+        self.qemu = make(
+            *self.memory_args(self.ram), '-bios', str(image),
+            '-smp', str(cpus),
+            *(spapr_rng(backend, **options) if backend else []), *args,
+            name=name, **of_machine)
+        self.qemu.launch()
 
-        rng = ['-object', f'{backend},id=rng0',
-               '-device', f'spapr-rng,rng=rng0{device}'] if backend else []
-        self.vm = make(
-            '-bios', str(image), '-smp', str(cpus), '-m', f'{RAM_SIZE >> 20}M',
-            '-object', 'memory-backend-file,id=ram,share=on,'
-            f'size={RAM_SIZE},mem-path={self.ram}',
-            '-machine', 'memory-backend=ram',
-            *rng, *args, name=name, **kwargs)
-        self.vm.launch()
+    @staticmethod
+    def memory_args(path):
+        """Arguments that have QEMU share the guest's memory."""
+        return ['-m', f'{RAM_SIZE >> 20}M', '-machine', 'memory-backend=ram',
+                '-object', 'memory-backend-file,id=ram,share=on,'
+                f'size={RAM_SIZE},mem-path={path}']
+
+    def _set_up(self, interrupts):
+        """What the program wants to know at its start."""
+        self._poke(CPUS, self.cpus)
+        for cpu in range(self.cpus):
+            self.set(cpu, INTERRUPTS, interrupts)
+            self.set(cpu, INTERVAL, TB_HZ // 1000)
 
     def _peek(self, address):
         word = self._words[address // 8]
@@ -299,31 +192,31 @@ class Guest:
     def quit(self):
         """End QEMU, which must not wait for anything."""
         with within(HANG):
-            self.vm.cmd('quit')
-            self.vm.wait(timeout=HANG)
-        assert self.vm.exitcode() == 0
+            self.qemu.cmd('quit')
+            self.qemu.wait(timeout=HANG)
+        assert self.qemu.exitcode() == 0
 
     def save(self, path):
         """Migrate to a file all but the memory; the guest is stopped then."""
         self._leave_memory()
-        self.vm.cmd('migrate', uri=f'file:{path}')
-        until_saved(self.vm)
+        self.qemu.cmd('migrate', uri=f'file:{path}')
+        until_saved(self.qemu)
 
     def restore(self, path):
         """The other end: a machine with that memory, and -incoming defer."""
         self._leave_memory()
-        self.vm.cmd('migrate-incoming', uri=f'file:{path}')
+        self.qemu.cmd('migrate-incoming', uri=f'file:{path}')
         until(lambda: self.migration() == 'completed' and
-              self.vm.cmd('query-status')['status'] == 'running')
+              self.qemu.cmd('query-status')['status'] == 'running')
 
     def _leave_memory(self):
         """Have migration skip the memory, which takes most of the time."""
-        self.vm.cmd('migrate-set-capabilities', capabilities=[
+        self.qemu.cmd('migrate-set-capabilities', capabilities=[
             {'capability': 'x-ignore-shared', 'state': True}])
 
     def migration(self):
-        return migration(self.vm)
+        return migration(self.qemu)
 
     def cpu_seconds(self):
         """The processor time that QEMU has used."""
-        return cpu_seconds(self.vm.get_pid())
+        return cpu_seconds(self.qemu.get_pid())

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Fuzz the device, or do to it again what is written in files.
 
-usage: fuzz/run SECONDS [--out DIRECTORY] | FILE...
+usage: fuzz/fuzz.py SECONDS [--out DIRECTORY] | FILE...
 
 With --out, what was done goes there as fuzz.json and fuzz.md. Needs a QEMU that
 `scripts/build-qemu $OUT asan qemu-system-ppc64` has built (make fuzz does). What
@@ -17,14 +17,13 @@ import sys
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
-OUT = Path(os.environ.get('OUT', TOP / 'build')).resolve()
+sys.path.insert(0, str(TOP))
+
+from testlib import OUT, bare_metal, results, slow_source  # noqa: E402
+from testlib.machine import TCG  # noqa: E402
+
 WORK = OUT / 'fuzz'
 SOURCES = ['h_random.c', 'machine.c', 'source.c']
-
-sys.path[:0] = [str(TOP / 'checks'), str(TOP / 'bench')]
-import bare_metal  # noqa: E402
-import results  # noqa: E402
-import slow_source  # noqa: E402
 
 
 def build():
@@ -32,7 +31,8 @@ def build():
     (WORK / 'corpus').mkdir(parents=True, exist_ok=True)
     for source in SOURCES:
         subprocess.run(['clang', '-O2', '-g', '-Wall', '-Wextra', '-Werror',
-                        '-c', TOP / 'fuzz' / source], cwd=WORK, check=True)
+                        '-I', TOP / 'guests/bare-metal', '-c',
+                        TOP / 'fuzz' / source], cwd=WORK, check=True)
     subprocess.run(['clang', '-fsanitize=fuzzer', '-o', 'h_random',
                     *(source[:-1] + 'o' for source in SOURCES)],
                    cwd=WORK, check=True)
@@ -40,8 +40,7 @@ def build():
     return dict(
         os.environ, FUZZ_QEMU=os.environ.get('FUZZ_QEMU', str(
             OUT / 'asan/qemu-system-ppc64')),
-        FUZZ_IMAGE=str(bare_metal.build(
-            TOP / 'guests/bare-metal/hcalls.S', WORK)),
+        FUZZ_IMAGE=str(bare_metal.build(WORK)), FUZZ_CONFIG=str(TCG),
         FUZZ_PRELOAD=str(slow_source.build(WORK)),
         FUZZ_COUNTERS=str(WORK / 'counters'),
         # QEMU leaves much to the end of the process.
@@ -63,7 +62,7 @@ def fuzz(seconds, environment, out):
             if total:
                 runs = int(total[1])
     for path in set(WORK.glob('crash-*')) - before:
-        print(f'fuzz: found {path}; see it again with: fuzz/run {path}')
+        print(f'fuzz: found {path}; see it again with: fuzz/fuzz.py {path}')
     if done.returncode != 0:
         return False
     kept = len(list((WORK / 'corpus').iterdir()))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the checks with a Linux guest share."""
+"""A Linux guest, and its console."""
 
 import gzip
 import os
@@ -7,7 +7,9 @@ import select
 import subprocess
 import time
 
-from bare_metal import HANG, until_saved
+from testlib import GUESTS
+from testlib.limits import HANG
+from testlib.machine import until_saved
 
 # For a test that types commands; see Guest.
 JOB = '''
@@ -27,7 +29,7 @@ def cpio(root, names):
                           stdout=subprocess.PIPE).stdout
 
 
-def initrd_with_job(guest, directory, job, programs=()):
+def initrd_with_job(kernel, directory, job, programs=()):
     """
     The guest's initramfs, with a script for its /init to run.
 
@@ -35,41 +37,80 @@ def initrd_with_job(guest, directory, job, programs=()):
     """
     (directory / 'job').write_text(job)
     path = directory / 'initrd'
-    path.write_bytes((guest / 'initrd.gz').read_bytes() +
+    path.write_bytes((GUESTS / f'linux-{kernel}/initrd.gz').read_bytes() +
                      gzip.compress(cpio(directory, ['job', *programs])))
     return path
 
 
-def linux_args(top, kernel, directory, job, vof=True, programs=()):
+def boot_args(kernel, initrd, vof=True):
     """
-    Arguments that have QEMU boot that Linux and run the job.
+    Arguments that have QEMU boot that Linux.
 
     vof: not with SLOF, which takes 5 s longer
     """
-    guest = top / 'build/guests' / f'linux-{kernel}'
     return ['-machine', f'x-vof={"on" if vof else "off"}',
             '-smp', '2', '-m', '1G',
-            '-kernel', str(guest / 'vmlinux'),
-            '-initrd', str(initrd_with_job(guest, directory, job, programs)),
-            '-append', 'console=hvc0 loglevel=1']
+            '-kernel', str(GUESTS / f'linux-{kernel}/vmlinux'),
+            '-initrd', str(initrd), '-append', 'console=hvc0 loglevel=1']
 
 
-class Guest:
+def linux_args(kernel, directory, job=JOB, programs=(), **kwargs):
+    """The same, and that have it run the job."""
+    return boot_args(kernel, initrd_with_job(kernel, directory, job, programs),
+                     **kwargs)
+
+
+class Console:
+    """
+    The console of a machine that this launches.
+
+    lines: what it has printed so far
+    """
+
+    CONSOLE = None  # the machine's first, or a device of this type
+
+    def __init__(self, qemu, quiet=False):
+        self.qemu = qemu
+        self.lines = []
+        self._quiet = quiet
+        self._received = b''
+        qemu.set_console(self.CONSOLE)
+        qemu.launch()
+
+    def _receive(self, timeout):
+        if not select.select([self.qemu.console_socket], [], [], timeout)[0]:
+            return False
+        data = self.qemu.console_socket.recv(4096)
+        assert data, 'QEMU has ended'
+        self._received += data
+        return True
+
+    def lines_until(self, start, timeout=HANG):
+        """The console's lines up to one that starts so, which is the last."""
+        end = time.monotonic() + timeout
+        first = len(self.lines)
+        while not self.lines[first:] or not self.lines[-1].startswith(start):
+            while b'\n' not in self._received:
+                assert self._receive(max(end - time.monotonic(), 0)), \
+                    f'no "{start}" within {timeout} s'
+            line, _, self._received = self._received.partition(b'\n')
+            self.lines.append(line.decode(errors='replace').rstrip('\r'))
+            if not self._quiet:
+                print(self.lines[-1])
+        return self.lines[first:]
+
+
+class Guest(Console):
     """
     A Linux guest that runs JOB, with the test at its console.
 
     incoming: the URI from which a guest comes to go on here
     """
 
-    CONSOLE = None  # the machine's first, or a device of this type
-
-    def __init__(self, vm, incoming=None):
-        self.vm = vm
-        self._received = b''
-        vm.set_console(self.CONSOLE)
+    def __init__(self, qemu, incoming=None):
         if incoming:
-            vm.add_args('-incoming', incoming)
-        vm.launch()
+            qemu.add_args('-incoming', incoming)
+        super().__init__(qemu)
         if not incoming:
             self.wait_until_ready()
 
@@ -80,34 +121,13 @@ class Guest:
 
     def save(self, path):
         """Migrate to a file. The guest is stopped then."""
-        self.vm.cmd('migrate', uri=f'file:{path}')
-        until_saved(self.vm)
-
-    def _receive(self, timeout):
-        if not select.select([self.vm.console_socket], [], [], timeout)[0]:
-            return False
-        data = self.vm.console_socket.recv(4096)
-        assert data, 'QEMU has ended'
-        self._received += data
-        return True
-
-    def lines_until(self, start, timeout=HANG):
-        """The console's lines up to one that starts so, which is the last."""
-        end = time.monotonic() + timeout
-        lines = []
-        while not lines or not lines[-1].startswith(start):
-            while b'\n' not in self._received:
-                assert self._receive(max(end - time.monotonic(), 0)), \
-                    f'no "{start}" within {timeout} s'
-            line, _, self._received = self._received.partition(b'\n')
-            lines.append(line.decode(errors='replace').rstrip('\r'))
-            print(lines[-1])
-        return lines
+        self.qemu.cmd('migrate', uri=f'file:{path}')
+        until_saved(self.qemu)
 
     def type(self, command):
         """Start a command."""
         print('#', command)
-        self.vm.console_socket.sendall(f'{command}\n'.encode())
+        self.qemu.console_socket.sendall(f'{command}\n'.encode())
 
     def answer(self, timeout=HANG):
         """The lines that the command printed, and its status."""
@@ -126,7 +146,7 @@ class Guest:
     def load(self, seconds=2):
         """How much of a core QEMU uses."""
         def used():
-            with open(f'/proc/{self.vm.get_pid()}/stat',
+            with open(f'/proc/{self.qemu.get_pid()}/stat',
                       encoding='ascii') as stat:
                 return sum(map(int, stat.read().rpartition(')')[2]
                                .split()[11:13]))
@@ -139,9 +159,9 @@ class Guest:
 
     def quit(self):
         """End QEMU. Returns QEMU's messages."""
-        self.vm.cmd('quit')
-        self.vm.wait(timeout=HANG)
-        assert self.vm.exitcode() == 0
-        log = self.vm.get_log()
+        self.qemu.cmd('quit')
+        self.qemu.wait(timeout=HANG)
+        assert self.qemu.exitcode() == 0
+        log = self.qemu.get_log()
         print(log)
         return log.splitlines()

@@ -9,11 +9,14 @@ import tempfile
 import time
 from pathlib import Path
 
-import measure
-import report
-import results
-import slow_source
-from machines import DEVICES, QEMUS, SOURCES, TOP, Failure, bare_metal
+TOP = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(TOP))
+
+import measure  # noqa: E402
+import report  # noqa: E402
+from machines import DEVICES, QEMUS, SOURCES  # noqa: E402
+from testlib import GUESTS, bare_metal, results, slow_source  # noqa: E402
+from testlib.results import Failure  # noqa: E402
 
 
 class Full:
@@ -154,7 +157,7 @@ def arguments():
     for qemu in QEMUS.values():
         if not (qemu / 'qemu-system-ppc64').exists():
             parser.error(f"there is no QEMU in {qemu}: run 'make bench'")
-    if not (TOP / 'build/guests/linux-6.1/initrd.gz').exists():
+    if not (GUESTS / 'linux-6.1/initrd.gz').exists():
         parser.error("there is no Linux guest: run 'make bench'")
     return args
 
@@ -166,7 +169,7 @@ def main():
     bare, slow, linux, boots, idle = [], [], [], {}, {}
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        image = bare_metal.build(TOP / 'guests/bare-metal/hcalls.S', directory)
+        image = bare_metal.build(directory)
         library = slow_source.build(directory)
         program = measure.build_reads(directory)
         try:
@@ -177,7 +180,7 @@ def main():
         except Failure as failure:
             sys.exit(f'bench: {failure}')
     where, peers = [results.environment(
-        qemu / 'qemu-system-ppc64', ' '.join(['bench/run', *sys.argv[1:]]))
+        qemu / 'qemu-system-ppc64', ' '.join(['bench/compare.py', *sys.argv[1:]]))
         for qemu in QEMUS.values()]
     found = {'seconds': seconds, 'bare_metal': bare, 'slow': slow,
              'linux': linux, 'boot_s': boots, 'idle': idle}

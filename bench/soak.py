@@ -7,22 +7,21 @@ good words through the health tests.
 
 import argparse
 import ctypes
+import functools
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(TOP / 'checks'))
+sys.path.insert(0, str(TOP))
 
-import bare_metal  # noqa: E402
-import good_words  # noqa: E402
-import results  # noqa: E402
-from bare_metal import (CHECK, CHECKED, FAULTS, LAST, SUM, XOR,  # noqa: E402
-                        until)
-from conftest import OUT, machine  # noqa: E402
-from results import Failure, expect  # noqa: E402
 from sources import numbers  # noqa: E402
+from testlib import OUT, bare_metal, good_words, results  # noqa: E402
+from testlib.hcalls import CHECK, CHECKED, FAULTS, LAST, SUM, XOR  # noqa: E402
+from testlib.limits import until  # noqa: E402
+from testlib.machine import machine  # noqa: E402
+from testlib.results import Failure, expect  # noqa: E402
 
 WARM_UP = 100000
 STALL = 60  # seconds without a call; the host may be busy
@@ -30,15 +29,11 @@ PR_SET_THP_DISABLE = 41  # prctl(2)
 
 
 def start(directory, fifo, cpus, *args, **kwargs):
-    image = bare_metal.build(TOP / 'guests/bare-metal/hcalls.S', directory)
-
-    def make(*more, **options):
-        return machine(directory, *more, **options)
-
     # Numbers that count are not random.
-    return bare_metal.Guest(make, image, directory,
-                            f'rng-random,filename={fifo}', *args, cpus=cpus,
-                            device=',timeout=0,health-test=off', **kwargs)
+    return bare_metal.Guest(
+        functools.partial(machine, directory), bare_metal.build(directory),
+        directory, f'rng-random,filename={fifo}', *args, cpus=cpus, timeout=0,
+        health_test='off', **kwargs)
 
 
 def use_small_pages():
@@ -52,7 +47,7 @@ def use_small_pages():
 
 def anonymous_memory(vm):
     """What QEMU has allocated, in KiB; not the memory of its guest."""
-    for line in Path(f'/proc/{vm.vm.get_pid()}/status').open(encoding='ascii'):
+    for line in Path(f'/proc/{vm.qemu.get_pid()}/status').open(encoding='ascii'):
         if line.startswith('RssAnon:'):
             return int(line.split()[1])
     raise Failure('/proc has no RssAnon')
@@ -89,7 +84,7 @@ def make_calls(calls, cpus, directory):
                 time.sleep(2)
                 before_that, done = done, total(vm, CHECKED)
                 print(f'{done:,} of {calls:,} calls', flush=True)
-                expect(vm.vm.is_running(), vm.log())
+                expect(vm.qemu.is_running(), vm.log())
                 if done > before_that:
                     progress = time.monotonic()
                 expect(time.monotonic() < progress + STALL,
@@ -99,7 +94,7 @@ def make_calls(calls, cpus, directory):
             after = anonymous_memory(vm)
             vm.quit()
         finally:
-            vm.vm.shutdown(hard=True)
+            vm.qemu.shutdown(hard=True)
     expect(after <= before * 1.01, f'memory grew: {before} to {after} KiB')
     return {'calls': calls // cpus * cpus, 'vcpus': cpus,
             'seconds': round(seconds), 'memory_before_kib': before,
@@ -135,7 +130,7 @@ def migrate(migrations, directory):
             calls = vm.get(0, CHECKED)
             vm.quit()
         finally:
-            vm.vm.shutdown(hard=True)
+            vm.qemu.shutdown(hard=True)
     return {'migrations': migrations, 'calls': calls, 'failed_or_repeated': 0}
 
 
@@ -174,8 +169,8 @@ def main():
             words = test_words(args.calls, directory)
         except Failure as failure:
             sys.exit(f'soak: {failure}')
-    where = results.environment(OUT / 'qemu-system-ppc64',
-                                ' '.join(['bench/soak', *sys.argv[1:]]))
+    where = results.environment(OUT / 'native/qemu-system-ppc64',
+                                ' '.join(['bench/soak.py', *sys.argv[1:]]))
     results.write(args.out, 'soak', where, {
         'calls': calls, 'moves': moves, 'health': words}, [
         '| | |', '| --- | --- |',

@@ -8,17 +8,15 @@ known.
 import struct
 import subprocess
 
-from bare_metal import source_bytes, word
-from conftest import GUESTS, TOP
-from linux_guest import initrd_with_job
+from testlib import GUESTS, TOP
+from testlib.bare_metal import source_bytes, word
+from testlib.linux import initrd_with_job
 
 EXAMPLES = TOP / 'docs/examples'
 BINARY = '/usr/bin/qemu-system-ppc64'
 SOURCE = '/dev/urandom'
 
 NO_HOTPLUG = "Device 'spapr-rng' does not support hotplugging"
-MACHINE = {'x-vof': 'on', 'cap-cfpc': 'broken', 'cap-sbbc': 'broken',
-           'cap-ibs': 'broken', 'cap-ccf-assist': 'off'}
 
 # What a Linux guest reads
 JOB = '''
@@ -54,9 +52,8 @@ def make_source(directory):
 
 def linux_properties(directory):
     """The machine properties that boot Linux with the job."""
-    guest = GUESTS / 'linux-6.1'
-    return {'kernel': str(guest / 'vmlinux'),
-            'initrd': str(initrd_with_job(guest, directory, JOB)),
+    return {'x-vof': 'on', 'kernel': str(GUESTS / 'linux-6.1/vmlinux'),
+            'initrd': str(initrd_with_job('6.1', directory, JOB)),
             'append': 'console=hvc0 loglevel=1'}
 
 

@@ -8,6 +8,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from testlib import compile_c
+
 # Like a TPM's generator: bytes of a chunk, and the milliseconds it takes
 SLOW = {'10ms-64': (64, 10), '20ms-32': (32, 20), '500ms-32': (32, 500)}
 
@@ -21,11 +23,8 @@ FOR_EVER = 2 ** 31 - 1
 
 def build(directory):
     """Compile what has to be preloaded."""
-    path = Path(directory) / 'failing-read.so'
-    subprocess.run(['gcc', '-O2', '-Wall', '-shared', '-fPIC', '-o', path,
-                    Path(__file__).parent / 'failing-read.c', '-ldl'],
-                   check=True)
-    return path
+    return compile_c('testlib/failing-read.c', directory, '-shared', '-fPIC',
+                     '-ldl')
 
 
 def preload(library, source, path, control):

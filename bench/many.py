@@ -3,9 +3,8 @@
 """Many guests on one host that all call at once, and what each gets."""
 
 import argparse
-import socket
+import functools
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -13,19 +12,18 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(TOP / 'checks'))
+sys.path.insert(0, str(TOP))
 
-import bare_metal  # noqa: E402
-import linux_guest  # noqa: E402
-import results  # noqa: E402
-import thousand  # noqa: E402
-from bare_metal import (COUNT, DAMAGE, H_NOBODYS, H_RANDOM,  # noqa: E402
-                        cpu_seconds, statistic, until)
-from conftest import OUT, machine  # noqa: E402
-from results import Failure, expect  # noqa: E402
-from sources import build  # noqa: E402
+import extrapolate  # noqa: E402
+from sources import egd  # noqa: E402
+from testlib import GUESTS, OUT, bare_metal, results  # noqa: E402
+from testlib.hcalls import COUNT, DAMAGE, H_RANDOM, H_UNASSIGNED  # noqa: E402
+from testlib.linux import Guest, linux_args  # noqa: E402
+from testlib.machine import (cpu_seconds, machine, spapr_rng,  # noqa: E402
+                             statistic)
+from testlib.results import Failure, expect  # noqa: E402
 
-LINUX = TOP / 'build/guests/linux-6.1/initrd.gz'
+LINUX = GUESTS / 'linux-6.1/initrd.gz'
 URANDOM = 'rng-random,filename=/dev/urandom'
 FOR_EVER = 2 ** 40
 POLL = 0.1
@@ -33,50 +31,28 @@ QUOTA = 1000    # bytes per second
 # Of the slow source, for each guest: 100,000 bytes/s among 1,000
 SHARE = 100
 
-MARKS = '<!-- bench/many -->', '<!-- end of bench/many -->'
-
-
-def listens(path):
-    with socket.socket(socket.AF_UNIX) as client:
-        return client.connect_ex(str(path)) == 0
+MARKS = '<!-- bench/many.py -->', '<!-- end of bench/many.py -->'
 
 
 @contextmanager
-def egd(directory, *args):
-    """An EGD daemon; yields its process and what QEMU needs to use it."""
-    path = directory / 'egd.socket'
-    command = [build(directory, 'egd'), path, *args]
-    with subprocess.Popen(command) as daemon:
-        try:
-            until(lambda: listens(path))
-            yield daemon, ['-chardev', f'socket,id=egd,path={path}']
-        finally:
-            daemon.kill()
-            path.unlink(missing_ok=True)
-
-
-@contextmanager
-def guests(directory, number, backend, *args, device=''):
+def guests(directory, number, backend, *args, **properties):
     """So many machines, not calling yet."""
-    image = bare_metal.build(TOP / 'guests/bare-metal/hcalls.S', directory)
-
-    def make(*more, **options):
-        return machine(directory, *more, **options)
-
+    image = bare_metal.build(directory)
     with ExitStack() as stack:
         started = []
         for _ in range(number):
-            guest = bare_metal.Guest(make, image, directory, backend, *args,
-                                     device=f',id=d{device}')
+            guest = bare_metal.Guest(
+                functools.partial(machine, directory), image, directory,
+                backend, *args, **properties)
             stack.callback(guest.ram.unlink)
-            stack.callback(guest.vm.shutdown, hard=True)
+            stack.callback(guest.qemu.shutdown, hard=True)
             started.append(guest)
         yield started
 
 
 def memory(guest):
     """What QEMU has allocated, and its share of everything, in KiB."""
-    process = Path(f'/proc/{guest.vm.get_pid()}')
+    process = Path(f'/proc/{guest.qemu.get_pid()}')
     found = {}
     for file in ('status', 'smaps_rollup'):
         for line in (process / file).read_text().splitlines():
@@ -140,8 +116,8 @@ def stop(started):
     """Returns how many calls failed; none of the others got lost."""
     failed = 0
     for guest in started:
-        expect(guest.vm.is_running(), guest.log())
-        guest.vm.cmd('stop')
+        expect(guest.qemu.is_running(), guest.log())
+        guest.qemu.cmd('stop')
         expect(not guest.get(0, DAMAGE),
                'a call changed registers that it must not')
         if guest.has_device:
@@ -153,7 +129,7 @@ def measure(started, seconds, daemon=None):
     """All call at once, for so many seconds."""
     has_device = started[0].has_device
     for guest in started:
-        guest.call(FOR_EVER, H_RANDOM if has_device else H_NOBODYS)
+        guest.call(FOR_EVER, H_RANDOM if has_device else H_UNASSIGNED)
     time.sleep(0.5)     # not the start
     bytes_before, before = bytes_given(started), snapshot(started, daemon)
     longest, apart = watch(started, seconds)
@@ -176,38 +152,31 @@ def measure(started, seconds, daemon=None):
 
 def run_all(directory, number, seconds):
     """Each case anew, so that none has the caches of another."""
-    def case(backend, *args, device='', daemon=None):
+    def case(name, backend, *args, daemon=None, **properties):
+        print(f'{number} guests: {name}', flush=True)
         with guests(directory, number, backend, *args,
-                    device=device) as started:
-            return measure(started, seconds, daemon)
+                    **properties) as started:
+            found[name] = measure(started, seconds, daemon)
 
     found = {}
-    for name, backend, device in (
-            ('none', None, ''), ('urandom', URANDOM, ''),
-            ('quota', URANDOM,
-             f',max-bytes={QUOTA},period=1000,timeout=0')):
-        print(f'{number} guests: {name}', flush=True)
-        found[name] = case(backend, device=device)
-    for name, device, rate in (('egd', '', []),
-                               ('slow', '', [str(SHARE * number)]),
-                               ('slow8', ',pool-size=8',
-                                [str(SHARE * number)])):
-        print(f'{number} guests: {name}', flush=True)
+    case('none', None)
+    case('urandom', URANDOM)
+    case('quota', URANDOM, max_bytes=QUOTA, period=1000, timeout=0)
+    slow = [str(SHARE * number)]
+    for name, rate, properties in (('egd', [], {}), ('slow', slow, {}),
+                                   ('slow8', slow, {'pool_size': 8})):
         with egd(directory, *rate) as (daemon, args):
-            found[name] = case('rng-egd,chardev=egd', *args, device=device,
-                               daemon=daemon)
+            case(name, 'rng-egd,chardev=egd', *args, daemon=daemon,
+                 **properties)
     return found
 
 
 def linux_need(directory, seconds):
     """How much a Linux guest takes for itself: at boot, and when idle."""
     print('a Linux guest', flush=True)
-    vm = machine(directory, *linux_guest.linux_args(
-        TOP, '6.1', directory, linux_guest.JOB),
-                 '-object', f'{URANDOM},id=rng0',
-                 '-device', 'spapr-rng,rng=rng0,id=d')
+    vm = machine(directory, *linux_args('6.1', directory), *spapr_rng())
     try:
-        guest = linux_guest.Guest(vm)
+        guest = Guest(vm)
         boot = statistic(guest, 'bytes')
         time.sleep(seconds)
         idle = statistic(guest, 'bytes') - boot
@@ -226,7 +195,7 @@ def memory_kib(found, field):
 
 
 def summary(found, need):
-    """What thousand.py computes with."""
+    """What extrapolate.py computes with."""
     usual, most = memory_kib(found, 'RssAnon')
     pss = memory_kib(found, 'Pss')[0]
     return {'boot_bytes': need['boot_bytes'],
@@ -285,7 +254,7 @@ def table(number, found, need, facts):
         f"| a Linux guest takes until it has booted | {need['boot_bytes']} "
         'bytes |',
         f"| and in the {need['idle_seconds']} s after | {need['idle_bytes']} "
-        'bytes |', '', *thousand.lines_of(facts)]
+        'bytes |', '', *extrapolate.lines_of(facts)]
 
 
 def put_into(page, lines):
@@ -341,8 +310,8 @@ def main():
         except Failure as failure:
             sys.exit(f'many: {failure}')
     facts = summary(found, need)
-    where = results.environment(OUT / 'qemu-system-ppc64',
-                                ' '.join(['bench/many', *sys.argv[1:]]))
+    where = results.environment(OUT / 'native/qemu-system-ppc64',
+                                ' '.join(['bench/many.py', *sys.argv[1:]]))
     lines = table(args.guests, found, need, facts)
     results.write(args.out, 'many', where,
                   {'guests': args.guests, 'linux': need, 'cases': found,

@@ -15,17 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(TOP / 'checks'))
+sys.path.insert(0, str(TOP))
 
-import results  # noqa: E402
-from bare_metal import statistic  # noqa: E402
-from conftest import OUT, machine  # noqa: E402
-from linux_guest import JOB, Guest, linux_args  # noqa: E402
-from results import Failure, expect  # noqa: E402
 from sources import numbers  # noqa: E402
+from testlib import GUESTS, OUT, results  # noqa: E402
+from testlib.linux import Guest, linux_args  # noqa: E402
+from testlib.machine import machine, spapr_rng, statistic  # noqa: E402
+from testlib.results import Failure, expect  # noqa: E402
 
 MB = 10 ** 6
-GUEST = TOP / 'build/guests/linux-6.1/initrd.gz'
+GUEST = GUESTS / 'linux-6.1/initrd.gz'
 URANDOM = Path('/dev/urandom')
 TOOLS = {'rngtest': 'rng-tools-debian', 'dieharder': 'dieharder'}
 
@@ -61,9 +60,8 @@ def draw(directory, source, megabytes, *args):
     disk = directory / 'disk'
     with open(disk, 'wb') as file:
         file.truncate(megabytes * MB + -megabytes * MB % 512)
-    vm = machine(directory, *linux_args(TOP, '6.1', directory, JOB),
-                 '-object', f'rng-random,filename={source},id=rng0',
-                 '-device', 'spapr-rng,rng=rng0,id=d',
+    vm = machine(directory, *linux_args('6.1', directory),
+                 *spapr_rng(f'rng-random,filename={source}'),
                  '-drive', f'if=none,id=disk,format=raw,file={disk}',
                  '-device', 'virtio-blk-pci,drive=disk', *args)
     try:
@@ -250,8 +248,8 @@ def main():
             found = test_both(guest, host, args.megabytes)
         except Failure as failure:
             sys.exit(f'quality: {failure}')
-    where = results.environment(OUT / 'qemu-system-ppc64',
-                                ' '.join(['bench/quality', *sys.argv[1:]]))
+    where = results.environment(OUT / 'native/qemu-system-ppc64',
+                                ' '.join(['bench/quality.py', *sys.argv[1:]]))
     results.write(args.out, 'quality', where,
                   {'exact': exact, 'megabytes': args.megabytes, **found},
                   table(exact, args.megabytes, found))

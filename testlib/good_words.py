@@ -2,9 +2,8 @@
 """The device's health tests, on words that no guest has to ask for."""
 
 import subprocess
-from pathlib import Path
 
-from conftest import OUT, TOP
+from testlib import OUT, TOP, compile_c
 
 
 def test(words, source, directory):
@@ -14,11 +13,9 @@ def test(words, source, directory):
     Returns the process: its status is 1, and its standard error says why, if
     there was an alarm.
     """
-    program = Path(directory) / 'good-words'
-    tests, = OUT.glob('obj/*/hw_ppc_spapr_rng_health.c.o')
-    subprocess.run(['cc', '-O2', '-Wall', '-Wextra', '-Werror', '-o', program,
-                    '-I', TOP / 'include', TOP / 'checks/good-words.c', tests],
-                   check=True)
+    tests, = OUT.glob('native/*/hw_ppc_spapr_rng_health.c.o')
+    program = compile_c('testlib/good-words.c', directory, tests,
+                        '-I', TOP / 'include')
     with open(source, 'rb') as file:
         return subprocess.run([program, str(words)], stdin=file, text=True,
                               stderr=subprocess.PIPE, check=False)

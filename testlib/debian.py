@@ -4,9 +4,9 @@
 import base64
 import subprocess
 
-from bare_metal import HANG, until
-from conftest import GUESTS, OUT
-from linux_guest import JOB, Guest
+from testlib import GUESTS, OUT
+from testlib.limits import HANG, until
+from testlib.linux import JOB, Guest
 
 DEBIAN = GUESTS / 'debian'
 FULL = OUT / 'full'     # the QEMU that has a user network
@@ -15,7 +15,7 @@ FULL = OUT / 'full'     # the QEMU that has a user network
 LONG = 10 * HANG
 
 URANDOM = ['-object', 'rng-random,filename=/dev/urandom,id=rng0']
-SPAPR_RNG = ['-device', 'spapr-rng,rng=rng0,id=d']
+SPAPR_RNG = ['-device', 'spapr-rng,rng=rng0,id=hrandom']
 USER_NETWORK = ['-nic', 'user']
 
 
@@ -83,4 +83,4 @@ class Debian(Guest):
     def resets(self):
         """How often since the last time the guest had the machine reset."""
         return sum(event['event'] == 'RESET' and event['data']['guest']
-                   for event in self.vm.get_qmp_events())
+                   for event in self.qemu.get_qmp_events())

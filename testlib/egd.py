@@ -8,7 +8,7 @@ import termios
 import threading
 import time
 
-from bare_metal import ioctl_int
+from testlib.fifo import ioctl_int
 
 
 class EgdDaemon:

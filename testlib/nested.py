@@ -6,11 +6,11 @@ import json
 import shutil
 import subprocess
 
-from qemu.machine import QEMUMachine
-
-import bare_metal
-import linux_guest
-from bare_metal import HANG
+from testlib import GUESTS, OUT, bare_metal, compile_c
+from testlib.hcalls import COUNT, RAM_SIZE, RING_LENGTH
+from testlib.limits import HANG
+from testlib.linux import JOB, Guest, boot_args, cpio, initrd_with_job
+from testlib.machine import TCG, device, machine, statistic
 
 KNOWN = 1024    # words in L1's file of that name
 
@@ -74,14 +74,12 @@ poke() {
 '''
 
 
-def l2_machine(kernel, *more):
+def l2_args(kernel):
     """What L2's QEMU needs for KVM in a guest of TCG."""
-    caps = ['cap-cfpc=broken', 'cap-sbbc=broken', 'cap-ibs=broken',
-            'cap-ccf-assist=off', *more]
-    if kernel != '6.1':
-        # Their pages are of 4 KiB.
-        caps.append('cap-hpt-max-page-size=4096')
-    return ','.join(['pseries', *caps])
+    # The pages of the newer kernels are of 4 KiB.
+    pages = '' if kernel == '6.1' else ',cap-hpt-max-page-size=4096'
+    return ('./qemu -nodefaults -display none -accel kvm -readconfig tcg.cfg '
+            f'-machine pseries{pages}')
 
 
 def shell_bytes(data):
@@ -89,26 +87,24 @@ def shell_bytes(data):
     return "printf '" + ''.join(f'\\{byte:03o}' for byte in data) + "'"
 
 
-def make_initrd(top, out, kernel, directory, image):
+def make_initrd(kernel, directory, image):
     """Linux, what L2s need, and the job that has us at the console."""
-    linux = top / 'build/guests' / f'linux-{kernel}'
+    linux = GUESTS / f'linux-{kernel}'
     root = directory / 'initrd.d'
     (root / 'root').mkdir(parents=True)
-    for source, name in ((out / 'ppc64le/qemu-system-ppc64', 'qemu'),
+    for source, name in ((OUT / 'ppc64le/qemu-system-ppc64', 'qemu'),
                          (linux / 'vmlinux', 'vmlinux')):
         subprocess.run(['powerpc64le-linux-gnu-strip', '-o',
                         root / 'root' / name, source], check=True)
-    subprocess.run(['powerpc64le-linux-gnu-gcc', '-static', '-s', '-O2',
-                    '-Wall', '-Werror', '-o', root / 'root/deny-enable-cap',
-                    top / 'checks/deny-enable-cap.c'], check=True)
+    compile_c('testlib/deny-enable-cap.c', root / 'root', '-static', '-s',
+              compiler='powerpc64le-linux-gnu-gcc')
     shutil.copy(image, root / 'root/image')
-    shutil.copy('/usr/share/qemu/vof.bin', root / 'root')
-    shutil.copy(linux_guest.initrd_with_job(linux, directory, LINUX_JOB),
-                root / 'root')
+    for file in ('/usr/share/qemu/vof.bin', TCG,
+                 initrd_with_job(kernel, directory, LINUX_JOB)):
+        shutil.copy(file, root / 'root')
     (root / 'root/known').write_bytes(bare_metal.source_bytes(0, KNOWN))
-    (root / 'job').write_text(
-        f'hang={HANG}\n{FUNCTIONS}{linux_guest.JOB}')
-    archive = linux_guest.cpio(root, ['job', 'root', *(
+    (root / 'job').write_text(f'hang={HANG}\n{FUNCTIONS}{JOB}')
+    archive = cpio(root, ['job', 'root', *(
         f'root/{path.name}' for path in (root / 'root').iterdir())])
     shutil.rmtree(root)
     path = directory / 'initrd'
@@ -117,27 +113,18 @@ def make_initrd(top, out, kernel, directory, image):
     return path
 
 
-class L1(linux_guest.Guest):
+class L1(Guest):
     """Linux with KVM, and a directory for what L2 needs; starts L2s."""
 
-    def __init__(self, top, out, directory, image, *args, kernel='6.1',
-                 cpu='POWER9'):
+    def __init__(self, directory, image, *args, kernel='6.1', cpu='POWER9'):
         self.kernel = kernel
         self.log_path = directory / 'l1-console'
         print(f'the console of L1 and the messages of L2 are in '
               f'{self.log_path}')
-        vm = QEMUMachine(str(out / 'qemu-system-ppc64'), name='l0',
-                         base_temp_dir=directory, log_dir=directory)
-        vm.add_args(
-            '-L', '/usr/share/qemu', '-nodefaults',
-            '-accel', 'tcg,thread=multi', '-cpu', cpu,
-            '-machine', 'pseries,x-vof=on,cap-nested-hv=on,cap-cfpc=broken,'
-            'cap-sbbc=broken,cap-ibs=broken,cap-ccf-assist=off',
-            '-smp', '2', '-m', '1G',
-            '-kernel', str(top / f'build/guests/linux-{kernel}/vmlinux'),
-            '-initrd', str(make_initrd(top, out, kernel, directory, image)),
-            '-append', 'console=hvc0 loglevel=1', *args)
-        super().__init__(vm)
+        super().__init__(machine(
+            directory, '-cpu', cpu, '-machine', 'cap-nested-hv=on',
+            *boot_args(kernel, make_initrd(kernel, directory, image)), *args,
+            accel='tcg,thread=multi', name='l0'))
 
     def _receive(self, timeout):
         before = len(self._received)
@@ -159,15 +146,13 @@ class L1(linux_guest.Guest):
     def run_qemu(self, *args, wrapper=''):
         """QEMU with these arguments, to its end: its output and status."""
         number = next(L2.numbers)
-        self.sh(f"start {number} {wrapper} ./qemu -nodefaults -display none "
-                "-accel kvm "
-                f"-machine {l2_machine(self.kernel)} "
+        self.sh(f"start {number} {wrapper} {l2_args(self.kernel)} "
                 f"{' '.join(args)}")
         _, status = self.run(f'ended {number}', 2 * HANG)
         return self.sh(f'cat log{number}'), status
 
 
-class _Vm:
+class _Qemu:
     """As much of QEMUMachine as bare_metal.Guest uses, at L1's console."""
 
     def __init__(self, l1, number):
@@ -198,32 +183,25 @@ class L2(bare_metal.Guest):
 
     numbers = itertools.count()
 
-    def __init__(self, l1, *args, device, cpus=1, interrupts=False,
-                 memory_of=None, wrapper=''):
+    def __init__(self, l1, *args, cpus=1, interrupts=False, memory_of=None,
+                 wrapper='', **properties):
         # pylint: disable=super-init-not-called
         self.l1 = l1
         self.cpus = cpus
         self.number = next(self.numbers)
-        self.vm = _Vm(l1, self.number)
+        self.qemu = _Qemu(l1, self.number)
         if not memory_of:
-            l1.sh(f'rm -f ram; truncate -s {bare_metal.RAM_SIZE} ram')
-            self._poke(bare_metal.CPUS, cpus)
-            for cpu in range(cpus):
-                self.set(cpu, bare_metal.INTERRUPTS, interrupts)
-                self.set(cpu, bare_metal.INTERVAL, bare_metal.TB_HZ // 1000)
-        megabytes = f'{bare_metal.RAM_SIZE >> 20}M'
-        l1.sh(f'start {self.number} {wrapper} '
-              './qemu -nodefaults -display none '
-              f'-accel kvm -machine {l2_machine(l1.kernel)} '
-              '-machine memory-backend=ram -object memory-backend-file,id=ram,'
-              f'share=on,size={megabytes},mem-path=ram -m {megabytes} '
-              f'-smp {cpus} -bios image -d trace:kvm_handle_papr_hcall '
-              '-trace spapr_rng_in_kernel '
-              f"-device spapr-rng,id=rng,{device} {' '.join(args)}")
+            l1.sh(f'rm -f ram; truncate -s {RAM_SIZE} ram')
+            self._set_up(interrupts)
+        l1.sh(' '.join([
+            f'start {self.number} {wrapper} {l2_args(l1.kernel)}',
+            *self.memory_args('ram'), f'-smp {cpus} -bios image',
+            '-d trace:kvm_handle_papr_hcall -trace spapr_rng_in_kernel',
+            '-device', device(**properties), *args]))
         # A FIFO keeps nothing before QEMU has opened it.
         l1.sh(f'read -r -t {HANG} line <>qmp{self.number}.out || '
               f'{{ cat log{self.number}; false; }}')
-        self.vm.cmd('qmp_capabilities')
+        self.qemu.cmd('qmp_capabilities')
 
     def _peek(self, address):
         return int(self.l1.sh(f'peek {address} 1')[0], 16)
@@ -233,20 +211,15 @@ class L2(bare_metal.Guest):
                    f'poke {address}')
 
     def results(self, cpu=0):
-        count = self.get(cpu, bare_metal.COUNT)
-        assert count <= bare_metal.RING_LENGTH
+        count = self.get(cpu, COUNT)
+        assert count <= RING_LENGTH
         words = [int(line, 16) for line in self.l1.sh(
             f'peek {(cpu + 1) << 20} {2 * count}')] if count else []
         return list(zip(words[::2], words[1::2]))
 
-    def property(self, name):
-        """A property of the device."""
-        return self.vm.cmd('qom-get', path='/machine/peripheral/rng',
-                           property=name)
-
     def in_kernel(self):
         """What the device says about who serves the guest."""
-        return self.property('in-kernel')
+        return statistic(self, 'in-kernel')
 
     def traced(self, event):
         """The texts of all such trace events."""
@@ -269,6 +242,6 @@ class L2(bare_metal.Guest):
             if not line.endswith('require at least 64kiB hpt-max-page-size'))
 
     def quit(self):
-        self.vm.cmd('quit')
-        self.vm.wait()
-        assert self.vm.exitcode() == 0, self.log()
+        self.qemu.cmd('quit')
+        self.qemu.wait()
+        assert self.qemu.exitcode() == 0, self.log()

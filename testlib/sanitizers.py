@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-CHECKS = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent
 
 # QEMU gives up the BQL in a coroutine when a migration comes in. The thread
 # sanitizer takes that for another thread, and from then on does not know who
@@ -18,12 +18,12 @@ def environment(log):
         # Else, GLib hands memory from thread to thread on its own.
         'G_SLICE': 'always-malloc',
         'ASAN_OPTIONS': common + 'detect_leaks=1:fast_unwind_on_malloc=0',
-        'LSAN_OPTIONS': f'suppressions={CHECKS}/leak.supp:'
+        'LSAN_OPTIONS': f'suppressions={HERE}/leak.supp:'
                         'print_suppressions=0',
         'UBSAN_OPTIONS': common + 'halt_on_error=1:print_stacktrace=1',
         # QEMU holds more locks at a time than the detector of deadlocks can
         # keep in mind.
-        'TSAN_OPTIONS': common + f'suppressions={CHECKS}/thread.supp:exitcode=0:'
+        'TSAN_OPTIONS': common + f'suppressions={HERE}/thread.supp:exitcode=0:'
                         'detect_deadlocks=0:atexit_sleep_ms=0',
     }
 

@@ -1,0 +1,24 @@
+/*
+ * Numbers of PAPR's that guests and their hosts need: see hcalls.h
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef PAPR_H
+#define PAPR_H
+
+#define H_SUCCESS       0
+#define H_HARDWARE      0xffffffffffffffff
+#define H_FUNCTION      0xfffffffffffffffe
+
+#define H_CEDE          0xe0
+#define H_UNASSIGNED    0x12c   /* H_FUNCTION: the cheapest hypercall there is */
+#define H_JOIN          0x298
+#define H_RANDOM        0x300
+#define H_RTAS          0xf000  /* QEMU's own, as is its time base */
+#define TB_HZ           512000000
+
+#define RTAS_START_CPU  0x2006
+#define RTAS_STOP_SELF  0x2007
+
+#endif

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A source that gives what is written to it, and only that."""
+
+import fcntl
+import os
+import struct
+import termios
+
+
+def ioctl_int(file, request):
+    """The int that an ioctl(2) of a file gives."""
+    return struct.unpack('i', fcntl.ioctl(file, request, bytes(4)))[0]
+
+
+class Fifo:
+    """A FIFO, open for writing."""
+
+    def __init__(self, directory):
+        path = directory / 'fifo'
+        os.mkfifo(path)
+        self._fd = os.open(path, os.O_RDWR)
+        self.backend = f'rng-random,filename={path}'
+
+    def write(self, data):
+        os.write(self._fd, data)
+
+    def unread(self):
+        """How many bytes nobody has read yet."""
+        return ioctl_int(self._fd, termios.FIONREAD)
+
+    def close(self):
+        os.close(self._fd)
