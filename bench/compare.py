@@ -5,7 +5,6 @@
 import argparse
 import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -15,8 +14,7 @@ sys.path.insert(0, str(TOP))
 import measure  # noqa: E402
 import report  # noqa: E402
 from machines import DEVICES, QEMUS, SOURCES  # noqa: E402
-from testlib import GUESTS, bare_metal, results, slow_source  # noqa: E402
-from testlib.results import Failure  # noqa: E402
+from testlib import bare_metal, results, slow_source  # noqa: E402
 
 
 class Full:
@@ -157,8 +155,7 @@ def arguments():
     for qemu in QEMUS.values():
         if not (qemu / 'qemu-system-ppc64').exists():
             parser.error(f"there is no QEMU in {qemu}: run 'make bench'")
-    if not (GUESTS / 'linux-6.1/initrd.gz').exists():
-        parser.error("there is no Linux guest: run 'make bench'")
+    results.need_linux()
     return args
 
 
@@ -167,21 +164,16 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit('bench: ended'))
     plan = Quick if args.quick else Full
     bare, slow, linux, boots, idle = [], [], [], {}, {}
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
+    with results.measuring() as directory:
         image = bare_metal.build(directory)
         library = slow_source.build(directory)
         program = measure.build_reads(directory)
-        try:
-            seconds = do_all([*bare_steps(plan, image, bare),
-                              *slow_steps(plan, image, library, slow),
-                              *linux_steps(plan, program, linux),
-                              *other_steps(plan, boots, idle)])
-        except Failure as failure:
-            sys.exit(f'bench: {failure}')
-    where, peers = [results.environment(
-        qemu / 'qemu-system-ppc64', ' '.join(['bench/compare.py', *sys.argv[1:]]))
-        for qemu in QEMUS.values()]
+        seconds = do_all([*bare_steps(plan, image, bare),
+                          *slow_steps(plan, image, library, slow),
+                          *linux_steps(plan, program, linux),
+                          *other_steps(plan, boots, idle)])
+    where, peers = [results.environment(qemu / 'qemu-system-ppc64')
+                    for qemu in QEMUS.values()]
     found = {'seconds': seconds, 'bare_metal': bare, 'slow': slow,
              'linux': linux, 'boot_s': boots, 'idle': idle}
     report.add_best(found)

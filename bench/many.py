@@ -6,7 +6,6 @@ import argparse
 import functools
 import statistics
 import sys
-import tempfile
 import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,14 +15,13 @@ sys.path.insert(0, str(TOP))
 
 import extrapolate  # noqa: E402
 from sources import egd  # noqa: E402
-from testlib import GUESTS, OUT, bare_metal, results  # noqa: E402
+from testlib import bare_metal, results  # noqa: E402
 from testlib.hcalls import COUNT, DAMAGE, H_RANDOM, H_UNASSIGNED  # noqa: E402
 from testlib.linux import Guest, linux_args  # noqa: E402
 from testlib.machine import (cpu_seconds, machine, spapr_rng,  # noqa: E402
                              statistic)
-from testlib.results import Failure, expect  # noqa: E402
+from testlib.results import expect  # noqa: E402
 
-LINUX = GUESTS / 'linux-6.1/initrd.gz'
 URANDOM = 'rng-random,filename=/dev/urandom'
 FOR_EVER = 2 ** 40
 POLL = 0.1
@@ -294,26 +292,18 @@ def arguments():
     for name in ('seconds', 'idle'):
         if getattr(args, name) < 1:
             parser.error(f'--{name}: use 1 or more')
-    if not LINUX.exists():
-        sys.exit('many: there is no Linux guest: run '
-                 '"guests/linux/build 6.1"')
+    results.need_linux()
     return args
 
 
 def main():
     args = arguments()
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        try:
-            need = linux_need(directory, args.idle)
-            found = run_all(directory, args.guests, args.seconds)
-        except Failure as failure:
-            sys.exit(f'many: {failure}')
+    with results.measuring() as directory:
+        need = linux_need(directory, args.idle)
+        found = run_all(directory, args.guests, args.seconds)
     facts = summary(found, need)
-    where = results.environment(OUT / 'native/qemu-system-ppc64',
-                                ' '.join(['bench/many.py', *sys.argv[1:]]))
     lines = table(args.guests, found, need, facts)
-    results.write(args.out, 'many', where,
+    results.write(args.out, 'many', results.environment(),
                   {'guests': args.guests, 'linux': need, 'cases': found,
                    'facts': facts}, lines)
     if args.page:

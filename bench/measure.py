@@ -12,12 +12,12 @@ from pathlib import Path
 
 import machines
 from machines import DEVICES, Hangs
-from testlib import compile_c
 from testlib.fifo import Fifo
 from testlib.hcalls import (DURATIONS, FAULTS, H_RANDOM, H_UNASSIGNED, TB_HZ,
                             TIME)
 from testlib.limits import within
 from testlib.machine import cpu_seconds, spapr_rng
+from testlib.programs import compile_c
 from testlib.results import Failure
 from testlib.slow_source import latencies
 

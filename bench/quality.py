@@ -10,7 +10,6 @@ import shutil
 import struct
 import subprocess
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,13 +17,12 @@ TOP = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOP))
 
 from sources import numbers  # noqa: E402
-from testlib import GUESTS, OUT, results  # noqa: E402
+from testlib import results  # noqa: E402
 from testlib.linux import Guest, linux_args  # noqa: E402
 from testlib.machine import machine, spapr_rng, statistic  # noqa: E402
-from testlib.results import Failure, expect  # noqa: E402
+from testlib.results import expect  # noqa: E402
 
 MB = 10 ** 6
-GUEST = GUESTS / 'linux-6.1/initrd.gz'
 URANDOM = Path('/dev/urandom')
 TOOLS = {'rngtest': 'rng-tools-debian', 'dieharder': 'dieharder'}
 
@@ -225,32 +223,24 @@ def arguments():
         if not shutil.which(tool):
             sys.exit(f'quality: there is no {tool}: run "apt-get install '
                      f'{package}"')
-    if not GUEST.exists():
-        sys.exit('quality: there is no Linux guest: run '
-                 '"guests/linux/build 6.1"')
+    results.need_linux()
     return args
 
 
 def main():
     args = arguments()
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
+    with results.measuring() as directory:
         for part in ('exact', 'guest'):
             (directory / part).mkdir()
-        try:
-            exact = check_numbers(directory / 'exact', args.exact)
-            guest, _ = draw(directory / 'guest', URANDOM, args.megabytes)
-            host = directory / 'host'
-            with open(URANDOM, 'rb') as source, open(host, 'wb') as copy:
-                for _ in range(args.megabytes):
-                    copy.write(source.read(MB))
-            print('testing', flush=True)
-            found = test_both(guest, host, args.megabytes)
-        except Failure as failure:
-            sys.exit(f'quality: {failure}')
-    where = results.environment(OUT / 'native/qemu-system-ppc64',
-                                ' '.join(['bench/quality.py', *sys.argv[1:]]))
-    results.write(args.out, 'quality', where,
+        exact = check_numbers(directory / 'exact', args.exact)
+        guest, _ = draw(directory / 'guest', URANDOM, args.megabytes)
+        host = directory / 'host'
+        with open(URANDOM, 'rb') as source, open(host, 'wb') as copy:
+            for _ in range(args.megabytes):
+                copy.write(source.read(MB))
+        print('testing', flush=True)
+        found = test_both(guest, host, args.megabytes)
+    results.write(args.out, 'quality', results.environment(),
                   {'exact': exact, 'megabytes': args.megabytes, **found},
                   table(exact, args.megabytes, found))
 

@@ -9,7 +9,6 @@ import argparse
 import ctypes
 import functools
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -17,7 +16,7 @@ TOP = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOP))
 
 from sources import numbers  # noqa: E402
-from testlib import OUT, bare_metal, good_words, results  # noqa: E402
+from testlib import bare_metal, good_words, results  # noqa: E402
 from testlib.hcalls import CHECK, CHECKED, FAULTS, LAST, SUM, XOR  # noqa: E402
 from testlib.limits import until  # noqa: E402
 from testlib.machine import machine  # noqa: E402
@@ -47,7 +46,8 @@ def use_small_pages():
 
 def anonymous_memory(vm):
     """What QEMU has allocated, in KiB; not the memory of its guest."""
-    for line in Path(f'/proc/{vm.qemu.get_pid()}/status').open(encoding='ascii'):
+    status = Path(f'/proc/{vm.qemu.get_pid()}/status')
+    for line in status.read_text(encoding='ascii').splitlines():
         if line.startswith('RssAnon:'):
             return int(line.split()[1])
     raise Failure('/proc has no RssAnon')
@@ -158,20 +158,14 @@ def arguments():
 
 def main():
     args = arguments()
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
+    with results.measuring() as directory:
         for part in ('calls', 'migrations'):
             (directory / part).mkdir()
-        try:
-            use_small_pages()
-            calls = make_calls(args.calls, args.vcpus, directory / 'calls')
-            moves = migrate(args.migrations, directory / 'migrations')
-            words = test_words(args.calls, directory)
-        except Failure as failure:
-            sys.exit(f'soak: {failure}')
-    where = results.environment(OUT / 'native/qemu-system-ppc64',
-                                ' '.join(['bench/soak.py', *sys.argv[1:]]))
-    results.write(args.out, 'soak', where, {
+        use_small_pages()
+        calls = make_calls(args.calls, args.vcpus, directory / 'calls')
+        moves = migrate(args.migrations, directory / 'migrations')
+        words = test_words(args.calls, directory)
+    results.write(args.out, 'soak', results.environment(), {
         'calls': calls, 'moves': moves, 'health': words}, [
         '| | |', '| --- | --- |',
         f"| calls, by {calls['vcpus']} vCPUs | {calls['calls']:,} |",

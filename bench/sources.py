@@ -6,8 +6,8 @@ import socket
 import subprocess
 from contextlib import contextmanager
 
-from testlib import compile_c
 from testlib.limits import until
+from testlib.programs import compile_c
 
 
 @contextmanager

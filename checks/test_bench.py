@@ -2,20 +2,17 @@
 """A short run of bench/compare.py."""
 
 import json
-import subprocess
 import xml.etree.ElementTree as ET
 
 import pytest
 
 from testlib import TOP
 from testlib.limits import HANG
+from testlib.programs import run
 
 
 def bench(*args):
-    done = subprocess.run([TOP / 'bench/compare.py', *args], capture_output=True,
-                          text=True, check=False, timeout=10 * HANG)
-    print(done.stdout, done.stderr)
-    return done
+    return run(TOP / 'bench/compare.py', *args)
 
 
 @pytest.fixture(scope='module')

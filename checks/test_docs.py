@@ -2,10 +2,10 @@
 """The manual, and what it shows of docs/examples/."""
 
 import re
-import subprocess
 import textwrap
 
 from testlib import TOP
+from testlib.programs import run
 from test_statistics import NAMES
 
 PAGE = 'system/ppc/spapr-rng'
@@ -19,8 +19,7 @@ def setup(app):
 
 
 def build(out):
-    return subprocess.run([SCRIPT, out], capture_output=True, text=True,
-                          check=False)
+    return run(SCRIPT, out)
 
 
 def block(text, first, last):
@@ -37,9 +36,8 @@ def test_manual(out):
     done = build(out)
     assert done.returncode == 0, done.stderr
     page = (out / f'docs/{PAGE}.html').read_text()
-    options = subprocess.run(
-        [out / 'native/qemu-system-ppc64', '-device', 'spapr-rng,help'],
-        capture_output=True, text=True, check=True).stdout
+    options = run(out / 'native/qemu-system-ppc64', '-device',
+                  'spapr-rng,help').stdout
     names = re.findall(r'^  ([a-z-]+)=<', options, re.M)
     assert {'rng', 'use-kvm', 'timeout', 'pool-size'} <= {*names}
     names += ['in-kernel', *NAMES]

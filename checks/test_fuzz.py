@@ -2,22 +2,17 @@
 """Random steps, and those that once found something or are likely to."""
 
 import re
-import subprocess
 
 import pytest
 
 from testlib import TOP
-from testlib.limits import HANG
+from testlib.programs import run
 
-RUN = TOP / 'fuzz/fuzz.py'
 CORPUS = sorted((TOP / 'fuzz/corpus').iterdir())
 
 
-def run(*args):
-    done = subprocess.run([RUN, *args], capture_output=True, text=True,
-                          check=False, timeout=10 * HANG)
-    print(done.stdout, done.stderr)
-    return done
+def fuzz(*args):
+    return run(TOP / 'fuzz/fuzz.py', *args)
 
 
 def finding(done):
@@ -28,7 +23,7 @@ def finding(done):
 
 def test_corpus():
     """Each file of steps goes well, and is one that steps are read from."""
-    done = run(*CORPUS)
+    done = fuzz(*CORPUS)
     assert not finding(done)
     for path in CORPUS:
         steps = [line for line in path.read_text().splitlines()
@@ -39,7 +34,7 @@ def test_corpus():
 
 def test_fuzz():
     """Two minutes of random steps find nothing, and reach most of our code."""
-    done = run('120')
+    done = fuzz('120')
     assert not finding(done)
     inputs = int(re.search(r'^Done (\d+) runs', done.stderr, re.M).group(1))
     assert inputs > 20
@@ -47,7 +42,7 @@ def test_fuzz():
 
 @pytest.mark.parametrize('argument', ['nothing', '-1', ''])
 def test_bad_argument(argument):
-    done = run(argument)
+    done = fuzz(argument)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert 'number of seconds, or files' in done.stderr

@@ -15,7 +15,7 @@ from testlib import TOP, good_words
 from testlib.bare_metal import source_bytes, word
 from testlib.egd import EgdDaemon
 from testlib.hcalls import H_HARDWARE
-from testlib.limits import HANG, until, within
+from testlib.limits import HANG, until
 from testlib.machine import add_disk, hmp, statistic
 from test_replay import run
 from test_waiting import ways
@@ -132,8 +132,7 @@ def start(guest, fifo, feed, tmp_path):
         daemons[0].random = stream.read
         daemons[0].single_bytes = how.endswith('bytes')
         daemons[0].start()
-        return guest('rng-egd,chardev=egd', '-chardev',
-                     f'socket,id=egd,path={daemons[0].path}', *args,
+        return guest(*daemons[0].backend('reconnect-ms=0'), *args,
                      timeout=timeout, **kwargs)
 
     yield make
@@ -321,8 +320,7 @@ def test_machine_commands(start, tmp_path):
     hmp(vm.qemu, 'savevm idle')
 
     def reset():
-        vm.qemu.cmd('system_reset')
-        vm.qemu.event_wait('RESET')
+        vm.reset()
 
     for command, given in [
             (lambda: None, 1), (lambda: vm.qemu.cmd('stop'), 1),
@@ -378,8 +376,7 @@ def test_replay_without_an_end(guest, tmp_path):
             until_failed(vm)
             vm.quit()
         else:
-            with within(HANG):
-                vm.qemu.wait(timeout=HANG)
+            vm.qemu.wait(timeout=HANG)
             assert vm.qemu.exitcode() == 0
         assert vm.count() == 0
         check_message(vm.reports()[0], TWICE)

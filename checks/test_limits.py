@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The limits that keep a check from hanging"""
 
-import subprocess
 import sys
 
 import pytest
 
 from testlib import TOP
+from testlib.programs import run
 
 # pytest may take standard error away, and put no file there.
 PROGRAM = """
@@ -21,25 +21,23 @@ sys.stderr = io.StringIO()
 OTHER = 'threading.Thread(target=wait, args=(%s)).start()'
 
 
-def run(line):
-    return subprocess.run([sys.executable, '-c', PROGRAM + line], text=True,
-                          check=False, capture_output=True,
-                          cwd=TOP)
+def run_line(line):
+    return run(sys.executable, '-c', PROGRAM + line, cwd=TOP)
 
 
 @pytest.mark.parametrize('line', ['wait(0, 60)', OTHER % '0, 60'])
 def test_in_time(line):
-    done = run(line)
+    done = run_line(line)
     assert (done.stdout, done.stderr) == ('done\n', '')
 
 
 def test_late_in_main_thread():
-    done = run('try:\n    wait(60, 0.1)\nexcept AssertionError as late:\n'
-               '    print(late)')
+    done = run_line('try:\n    wait(60, 0.1)\nexcept AssertionError as late:\n'
+                    '    print(late)')
     assert done.stdout == 'not done within 0.1 s\n'
 
 
 def test_late_in_other_thread():
     """The process ends, and says where it was."""
-    done = run(OTHER % '60, 0.1')
+    done = run_line(OTHER % '60, 0.1')
     assert done.returncode == 1 and 'in wait' in done.stderr

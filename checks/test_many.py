@@ -4,7 +4,6 @@
 import importlib
 import json
 import socket
-import subprocess
 import sys
 import time
 from types import SimpleNamespace
@@ -14,6 +13,7 @@ import pytest
 from testlib import TOP
 from testlib.hcalls import COUNT
 from testlib.limits import HANG
+from testlib.programs import run
 
 BENCH = TOP / 'bench/many.py'
 FACTS = {'boot_bytes': 240, 'idle_bytes_per_s': 4, 'urandom_ns': 80,
@@ -30,10 +30,7 @@ def bench_fixture():
 
 
 def many(*args):
-    done = subprocess.run([BENCH, *args], capture_output=True, text=True,
-                          check=False, timeout=10 * HANG)
-    print(done.stdout, done.stderr)
-    return done
+    return run(BENCH, *args)
 
 
 def test_many(tmp_path, bench):

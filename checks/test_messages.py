@@ -97,9 +97,7 @@ def test_silent_daemon(guest, tmp_path):
     with closing(EgdDaemon(tmp_path / 'egd')) as daemon:
         daemon.silent = True
         daemon.start()
-        vm = guest('rng-egd,chardev=egd', '-chardev',
-                   f'socket,id=egd,path={daemon.path},reconnect-ms=50',
-                   timeout=TIMEOUT)
+        vm = guest(*daemon.backend(), timeout=TIMEOUT)
         check_silent(vm, 'rng-egd')
         assert daemon.requests
         # It answers what it is asked anew, on a new connection.

@@ -11,6 +11,7 @@ from testlib import OUT
 from testlib.limits import until
 from testlib.linux import Guest, linux_args
 from testlib.machine import spapr_rng
+from testlib.programs import run
 
 DEVICE = spapr_rng()
 
@@ -54,8 +55,7 @@ def directory(tmp_path_factory):
 @pytest.fixture(scope='module')
 def previous_type():
     """No older one: 10.2, the peer too, loses the guests of pseries-10.0."""
-    types = subprocess.run([OUT / 'native/qemu-system-ppc64', '-machine', 'help'],
-                           capture_output=True, text=True, check=True).stdout
+    types = run(OUT / 'native/qemu-system-ppc64', '-machine', 'help').stdout
     versions = re.findall(r'^pseries-(\d+)\.(\d+) ', types, re.MULTILINE)
     major, minor = sorted((int(a), int(b)) for a, b in versions)[-2]
     return f'pseries-{major}.{minor}'

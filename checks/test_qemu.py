@@ -2,39 +2,36 @@
 """Our test in QEMU's own suite, and those of QEMU's that we could break."""
 
 import os
-import subprocess
 
 import pytest
 
 from testlib import TOP
+from testlib.programs import run
 
 NAMES = [line.split()[0]
          for line in (TOP / 'checks/qemu-tests').read_text().splitlines()
          if not line.startswith('#')]
 
 
-def run(out, *args, **env):
-    done = subprocess.run(args, cwd=out / 'native', capture_output=True,
-                          text=True, check=False, stdin=subprocess.DEVNULL,
-                          env=dict(os.environ, **env))
-    print(done.stdout, done.stderr)
+def run_in(out, *args, **env):
+    done = run(*args, cwd=out / 'native', env=dict(os.environ, **env))
     assert done.returncode == 0
     return done.stdout
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_meson(out, name):
-    output = run(out, 'pyvenv/bin/meson', 'test', '--no-rebuild', '-t', '10',
-                 '--print-errorlogs', f'qtest-ppc64/{name}')
+    output = run_in(out, 'pyvenv/bin/meson', 'test', '--no-rebuild', '-t',
+                    '10', '--print-errorlogs', f'qtest-ppc64/{name}')
     # meson also ends with 0 where a test skipped itself.
     assert '\nOk:                 1' in output
 
 
 def test_boot_serial(out):
     """Alone: its other machines need firmware that Debian has not got."""
-    output = run(out, 'tests/qtest/boot-serial-test', '-p',
-                 '/ppc64/boot-serial/pseries',
-                 QTEST_QEMU_BINARY='./qemu-system-ppc64')
+    output = run_in(out, 'tests/qtest/boot-serial-test', '-p',
+                    '/ppc64/boot-serial/pseries',
+                    QTEST_QEMU_BINARY='./qemu-system-ppc64')
     assert 'ok 1 /ppc64/boot-serial/pseries' in output
 
 

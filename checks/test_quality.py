@@ -4,13 +4,12 @@
 import importlib
 import json
 import os
-import subprocess
 import sys
 
 import pytest
 
 from testlib import TOP
-from testlib.limits import HANG
+from testlib.programs import run
 
 BENCH = TOP / 'bench/quality.py'
 
@@ -23,10 +22,7 @@ def bench():
 
 
 def quality(*args, **env):
-    done = subprocess.run([BENCH, *args], capture_output=True, text=True,
-                          check=False, timeout=10 * HANG, env={**os.environ, **env})
-    print(done.stdout, done.stderr)
-    return done
+    return run(BENCH, *args, env={**os.environ, **env})
 
 
 def test_quality(tmp_path):

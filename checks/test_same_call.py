@@ -34,6 +34,16 @@ def start(guest, fifo):
     return function
 
 
+@pytest.fixture
+def begun(start):
+    """The same, whose last vCPU waits in a call; returns both."""
+    def function(way, timeout):
+        vm = start(way, timeout)
+        begin(vm, vm.cpus - 1)
+        return vm, vm.cpus - 1
+    return function
+
+
 def begin(vm, cpu):
     """Have a vCPU make a call, which waits."""
     vm.call(cpus=[cpu])
@@ -157,16 +167,14 @@ def test_late_turns(guest, fifo, cpus):
 
 
 @inner_calls
-def test_inner_times_out(start, way, stack):
+def test_inner_times_out(begun, way, stack):
     """
     A call of an interrupt handler has all of its time, and the outer one its.
 
     Where a vCPU has but one call, the inner one takes over its deadline, or
     the outer one gets a new one.
     """
-    vm = start(way, timeout=1000)
-    cpu = vm.cpus - 1
-    begin(vm, cpu)
+    vm, cpu = begun(way, timeout=1000)
     until(lambda: counted(vm) == (1, 0))
     time.sleep(0.4)
     before = time.monotonic()
@@ -183,11 +191,9 @@ def test_inner_times_out(start, way, stack):
 
 
 @inner_calls
-def test_inner_is_answered(start, fifo, way, stack):
+def test_inner_is_answered(begun, fifo, way, stack):
     """Where the two are mixed up, one gets no word, or both the same."""
-    vm = start(way, timeout=0)
-    cpu = vm.cpus - 1
-    begin(vm, cpu)
+    vm, cpu = begun(way, timeout=0)
     inner_gets_word(vm, cpu, fifo, stack)
     time.sleep(0.1)
     assert not vm.done(cpu)
@@ -199,15 +205,13 @@ def test_inner_is_answered(start, fifo, way, stack):
 
 
 @inner_calls
-def test_outer_deadline_goes_on(start, fifo, way, stack):
+def test_outer_deadline_goes_on(begun, fifo, way, stack):
     """
     An inner call that is answered leaves the outer one its deadline.
 
     Where a vCPU has but one call, the outer one has all of its time again.
     """
-    vm = start(way, timeout=0)
-    cpu = vm.cpus - 1
-    begin(vm, cpu)
+    vm, cpu = begun(way, timeout=0)
     until(lambda: counted(vm) == (1, 0))
     time.sleep(0.3)
     inner_gets_word(vm, cpu, fifo, stack)
@@ -222,15 +226,13 @@ def test_outer_deadline_goes_on(start, fifo, way, stack):
 
 
 @inner_calls
-def test_other_hypercalls(start, way, stack):
+def test_other_hypercalls(begun, way, stack):
     """
     What an interrupt handler asks of the hypervisor does not end a wait.
 
     Where it does, a call that is interrupted each millisecond never times out.
     """
-    vm = start(way, timeout=1000)
-    cpu = vm.cpus - 1
-    begin(vm, cpu)
+    vm, cpu = begun(way, timeout=1000)
     before = vm.get(cpu, INNER_COUNT)
     interrupt(vm, cpu, H_UNASSIGNED, stack, 10 ** 9)
     vm.finish()
@@ -241,15 +243,13 @@ def test_other_hypercalls(start, way, stack):
 
 
 @every_way
-def test_held_up(start, way):
+def test_held_up(begun, way):
     """
     A call that an interrupt handler held up for long is the same one.
 
     Where the host's clock decides, it has all of its time again.
     """
-    vm = start(way, timeout=1000)
-    cpu = vm.cpus - 1
-    begin(vm, cpu)
+    vm, cpu = begun(way, timeout=1000)
     hold(vm, cpu, SPIN)
     time.sleep(2)
     vm.set(cpu, HOLD, 0)
@@ -261,15 +261,13 @@ def test_held_up(start, way):
 
 
 @every_way
-def test_ceded(start, fifo, way):
+def test_ceded(begun, fifo, way):
     """
     A vCPU that left a call and ceded makes a new one, however soon.
 
     Where the host's clock decides, that has the time that the left one had.
     """
-    vm = start(way, timeout=0)
-    cpu = vm.cpus - 1
-    begin(vm, cpu)
+    vm, cpu = begun(way, timeout=0)
     time.sleep(0.1)
     vm.set(cpu, LEAVE, 1)
     until(lambda: vm.done(cpu))
@@ -314,16 +312,13 @@ def test_stopped_and_started(start, fifo, way):
 
 
 @every_way
-def test_reset(start, fifo, way):
+def test_reset(begun, fifo, way):
     """So does one that is reset."""
-    vm = start(way, timeout=0)
-    cpu = vm.cpus - 1
-    begin(vm, cpu)
+    vm, cpu = begun(way, timeout=0)
     time.sleep(0.1)
     first = vm.get(cpu, START)
     before = time.monotonic()
-    vm.qemu.cmd('system_reset')
-    vm.qemu.event_wait('RESET')
+    vm.reset()
     until(lambda: vm.get(cpu, START) != first)
     check_new_call(vm, way, fifo, cpu, START, before)
 
@@ -407,15 +402,13 @@ def test_source_is_back(start, fifo, way):
 
 
 @every_way
-def test_inner_need_not_wait(start, fifo, way):
+def test_inner_need_not_wait(begun, fifo, way):
     """
     There is a word when an interrupt handler makes a call.
 
     Where it has to wait for the call that it interrupts, it waits for long.
     """
-    vm = start(way, timeout=0)
-    cpu = vm.cpus - 1
-    begin(vm, cpu)
+    vm, cpu = begun(way, timeout=0)
     hold(vm, cpu, SPIN)
     fifo.write(source_bytes(0, 1))
     until(lambda: not fifo.unread())

@@ -5,19 +5,16 @@ Its guests quit while they wait, with requests outstanding, among other things.
 """
 
 import os
-import subprocess
 
 from testlib import KIND, sanitizers
+from testlib.programs import run
 
 
 def test_qtest(out, tmp_path):
     log = tmp_path / 'sanitizer'
     env = dict(os.environ, QTEST_QEMU_BINARY='./qemu-system-ppc64',
                **sanitizers.environment(log))
-    done = subprocess.run([out / 'native/tests/qtest/spapr-rng-test', '-k'],
-                          cwd=out / KIND.replace('native', 'asan'), env=env,
-                          capture_output=True, text=True, check=False,
-                          stdin=subprocess.DEVNULL)
-    print(done.stdout, done.stderr)
+    done = run(out / 'native/tests/qtest/spapr-rng-test', '-k', env=env,
+               cwd=out / KIND.replace('native', 'asan'))
     assert sanitizers.reports(log) == ''
     assert done.returncode == 0

@@ -3,14 +3,10 @@
 
 import re
 import shutil
-import subprocess
 
 import pytest
 
-
-def run(*args, **kwargs):
-    return subprocess.run(args, capture_output=True, text=True, check=False,
-                          **kwargs)
+from testlib.programs import run
 
 
 def git(tree, *args):

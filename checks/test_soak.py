@@ -2,17 +2,13 @@
 """A short run of bench/soak.py."""
 
 import json
-import subprocess
 
 from testlib import TOP
-from testlib.limits import HANG
+from testlib.programs import run
 
 
 def soak(*args):
-    done = subprocess.run([TOP / 'bench/soak.py', *args], capture_output=True,
-                          text=True, check=False, timeout=10 * HANG)
-    print(done.stdout, done.stderr)
-    return done
+    return run(TOP / 'bench/soak.py', *args)
 
 
 def test_soak(tmp_path):

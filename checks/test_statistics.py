@@ -56,8 +56,7 @@ def leave(vm, watch):
 
 
 def reset(vm, watch):
-    vm.qemu.cmd('system_reset')
-    vm.qemu.event_wait('RESET')
+    vm.reset()
     watch.look_for(0.2)
 
 

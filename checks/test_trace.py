@@ -85,9 +85,7 @@ def test_source(guest, tmp_path):
 def test_egd(guest, tmp_path):
     """A daemon that comes late, and goes."""
     daemon = EgdDaemon(tmp_path / 'egd')
-    vm = guest('rng-egd,chardev=egd', '-chardev',
-               f'socket,id=egd,path={daemon.path},reconnect-ms=50',
-               *TRACE, timeout=0)
+    vm = guest(*daemon.backend(), *TRACE, timeout=0)
 
     def backend_events():
         return [event for event in events(vm) if event[0].startswith('rng_')]

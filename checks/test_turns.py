@@ -197,8 +197,7 @@ def test_egd(start, tmp_path):
     try:
         for daemon in daemons:
             daemon.start()
-        machines = [start(thread, 'rng-egd,chardev=egd', '-chardev',
-                          f'socket,id=egd,path={daemon.path}')
+        machines = [start(thread, *daemon.backend('reconnect-ms=0'))
                     for thread, daemon in zip(THREADS, daemons)]
         begun = list(map(all_call, machines))
         finish(machines, count)

@@ -12,7 +12,7 @@ import pytest
 from testlib.bare_metal import source_bytes, word
 from testlib.hcalls import (H_FUNCTION, H_HARDWARE, H_SUCCESS, H_UNASSIGNED,
                             LEAVE, START, TICKS)
-from testlib.limits import HANG, until, within
+from testlib.limits import HANG, until
 from testlib.machine import add_disk, hmp, set_property, statistic
 
 # How QEMU runs its vCPUs decides who waits for whom.
@@ -63,30 +63,24 @@ def give(vm, fifo):
     """Write a word for each vCPU; it has to complete the one call of each."""
     assert still_waits(vm)
     fifo.write(source_bytes(0, vm.cpus))
-    vm.finish()
-    assert sorted(vm.values(cpu) for cpu in range(vm.cpus)) == \
-        sorted([word(cpu)] for cpu in range(vm.cpus))
+    vm.gets_a_word_each()
 
 
 @every_way
 def test_stop_and_cont(waiting, fifo, way):
     vm = waiting(way)
-    with within(HANG):
-        vm.qemu.cmd('stop')
-    with within(HANG):
-        vm.qemu.cmd('cont')
+    vm.qemu.cmd('stop')
+    vm.qemu.cmd('cont')
     give(vm, fifo)
 
 
 @every_way
 def test_bytes_while_stopped(waiting, fifo, way):
     vm = waiting(way)
-    with within(HANG):
-        vm.qemu.cmd('stop')
+    vm.qemu.cmd('stop')
     fifo.write(source_bytes(0, vm.cpus))
     assert still_waits(vm)
-    with within(HANG):
-        vm.qemu.cmd('cont')
+    vm.qemu.cmd('cont')
     vm.finish()
     assert vm.count() == vm.cpus
 
@@ -95,9 +89,7 @@ def test_bytes_while_stopped(waiting, fifo, way):
 def test_reset(waiting, fifo, way):
     """The program starts anew and makes the call again."""
     vm = waiting(way)
-    with within(HANG):
-        vm.qemu.cmd('system_reset')
-        vm.qemu.event_wait('RESET')
+    vm.reset()
     give(vm, fifo)
 
 
@@ -109,15 +101,13 @@ def test_snapshot(start, fifo, way, tmp_path):
     hmp(vm.qemu, 'savevm idle')
     vm.call()
     assert vm.calls_wait()
-    with within(HANG):
-        hmp(vm.qemu, 'savevm saved')
+    hmp(vm.qemu, 'savevm saved')
     assert still_waits(vm)
     # What is here now is not in the snapshot.
     fifo.write(source_bytes(100, 100 + vm.cpus))
     vm.finish()
     assert vm.count() == vm.cpus
-    with within(HANG):
-        hmp(vm.qemu, 'loadvm saved')
+    hmp(vm.qemu, 'loadvm saved')
     give(vm, fifo)
 
 
@@ -126,13 +116,11 @@ def test_migration(waiting, start, fifo, way, tmp_path):
     """It also waits on the other side, and there only if that is wanted."""
     vm = waiting(way)
     path = tmp_path / 'state'
-    with within(HANG):
-        vm.save(path)
+    vm.save(path)
     vm.quit()
     assert vm.count() == 0
     vm = start(way, '-incoming', 'defer', ram=vm.ram)
-    with within(HANG):
-        vm.restore(path)
+    vm.restore(path)
     give(vm, fifo)
 
 
@@ -140,10 +128,8 @@ def test_migration(waiting, start, fifo, way, tmp_path):
 def test_failed_migration(waiting, fifo, way, tmp_path):
     """A guest that goes on here, after it was saved, goes on waiting."""
     vm = waiting(way)
-    with within(HANG):
-        vm.save(tmp_path / 'state')
-    with within(HANG):
-        vm.qemu.cmd('cont')
+    vm.save(tmp_path / 'state')
+    vm.qemu.cmd('cont')
     give(vm, fifo)
 
 
@@ -155,9 +141,8 @@ def test_quit(waiting, way):
 @every_way
 def test_sigterm(waiting, way):
     vm = waiting(way)
-    with within(HANG):
-        os.kill(vm.qemu.get_pid(), signal.SIGTERM)
-        vm.qemu.wait(timeout=HANG)
+    os.kill(vm.qemu.get_pid(), signal.SIGTERM)
+    vm.qemu.wait(timeout=HANG)
     assert vm.qemu.exitcode() == 0
 
 
@@ -206,9 +191,8 @@ def test_slow_source(start, fifo, way):
         fifo.write(data[:size])
         data = data[size:]
         if chance.random() < 0.1:
-            with within(HANG):
-                vm.qemu.cmd('stop')
-                vm.qemu.cmd('cont')
+            vm.qemu.cmd('stop')
+            vm.qemu.cmd('cont')
         time.sleep(chance.random() * 0.004)
     vm.finish()
     values = [vm.values(cpu) for cpu in range(vm.cpus)]
@@ -266,8 +250,7 @@ def test_timeout(start, fifo, way):
     vm = start(way, timeout=500, interrupts=not with_icount)
 
     def seconds_to_fail():
-        vm.qemu.cmd('system_reset')
-        vm.qemu.event_wait('RESET')
+        vm.reset()
         before = time.monotonic()
         vm.call()
         vm.finish()
@@ -338,8 +321,7 @@ def test_unrealized(waiting, fifo, way):
     vm = waiting(way, timeout=0)
 
     def realize(value):
-        with within(HANG):
-            set_property(vm, 'realized', value)
+        set_property(vm, 'realized', value)
 
     realize(False)
     vm.finish()

@@ -96,8 +96,7 @@ def test_reset(guest, fifo):
     vm.call(200)
     vm.finish()
     before = found(vm)[0]
-    vm.qemu.cmd('system_reset')
-    vm.qemu.event_wait('RESET')
+    vm.reset()
     after = found(vm)[0]
     vm.call()
     vm.finish()

@@ -2,7 +2,6 @@
 """What checks, benches and the fuzzer share; here, where things are."""
 
 import os
-import subprocess
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
@@ -15,11 +14,3 @@ KIND = os.environ.get('KIND', 'native')
 GUESTS = TOP / 'build/guests'
 KERNELS = ['6.1', '6.12'] + \
     ['newest'] * (GUESTS / 'linux-newest/version').exists()
-
-
-def compile_c(source, directory, *options, compiler='gcc'):
-    """Make a program of this file of the repository; returns its path."""
-    program = Path(directory) / Path(source).stem
-    subprocess.run([compiler, '-O2', '-Wall', '-Wextra', '-Werror', '-o',
-                    program, TOP / source, *options], check=True)
-    return program

@@ -9,15 +9,15 @@ import subprocess
 import sys
 import time
 
-from testlib import compile_c
 from testlib.hcalls import (ARGUMENT, BLOCKS, BLOCK_SIZE, CALLS, COUNT, CPUS,
                             DAMAGE, DONE, DURATIONS, END, GO, HOST_RTAS_ARGS,
                             H_RANDOM, H_RTAS, H_SUCCESS, INTERRUPTS, INTERVAL,
                             OPCODE, RAM_SIZE, RECORD, RING_LENGTH, RTAS_ARGS,
                             RTAS_START_CPU, START, TB_HZ)
-from testlib.limits import HANG, until, within
+from testlib.limits import HANG, until
 from testlib.machine import (OPTIONS, cpu_seconds, migration, spapr_rng,
                              until_saved)
+from testlib.programs import compile_c
 
 
 def build(directory):
@@ -156,6 +156,12 @@ class Guest:
         """How many calls returned."""
         return sum(self.get(cpu, COUNT) for cpu in range(self.cpus))
 
+    def gets_a_word_each(self):
+        """Each vCPU gets a word of a source's first ones, and no more."""
+        self.finish()
+        assert sorted(self.values(cpu) for cpu in range(self.cpus)) == \
+            sorted([word(cpu)] for cpu in range(self.cpus))
+
     def results(self, cpu=0):
         """Status and value of each call of that vCPU."""
         count = self.get(cpu, COUNT)
@@ -189,11 +195,15 @@ class Guest:
         return [line.split(': ', 2)[2] for line in self.log().splitlines()
                 if ': warning: ' in line or ': info: ' in line]
 
+    def reset(self):
+        """Have QEMU reset the machine."""
+        self.qemu.cmd('system_reset')
+        self.qemu.event_wait('RESET', timeout=HANG)
+
     def quit(self):
         """End QEMU, which must not wait for anything."""
-        with within(HANG):
-            self.qemu.cmd('quit')
-            self.qemu.wait(timeout=HANG)
+        self.qemu.cmd('quit')
+        self.qemu.wait(timeout=HANG)
         assert self.qemu.exitcode() == 0
 
     def save(self, path):

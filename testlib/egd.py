@@ -39,6 +39,11 @@ class EgdDaemon:
         self._open = set()
         self._lock = threading.Lock()
 
+    def backend(self, option='reconnect-ms=50'):
+        """The backend that asks this daemon, and what it needs."""
+        return ['rng-egd,chardev=egd', '-chardev',
+                f'socket,id=egd,path={self.path},{option}']
+
     def _listen(self):
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(self.path)

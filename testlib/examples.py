@@ -6,11 +6,11 @@ known.
 """
 
 import struct
-import subprocess
 
 from testlib import GUESTS, TOP
 from testlib.bare_metal import source_bytes, word
 from testlib.linux import initrd_with_job
+from testlib.programs import run
 
 EXAMPLES = TOP / 'docs/examples'
 BINARY = '/usr/bin/qemu-system-ppc64'
@@ -26,13 +26,11 @@ echo
 '''
 
 
-def run(*args, **kwargs):
+def succeed(*args, **kwargs):
     """What a program printed; it must not fail."""
-    done = subprocess.run(args, stdout=subprocess.PIPE, text=True,
-                          stderr=subprocess.STDOUT, check=False, **kwargs)
-    print(done.stdout)
+    done = run(*args, **kwargs)
     assert done.returncode == 0
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 def replaced(text, values):

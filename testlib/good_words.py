@@ -3,7 +3,8 @@
 
 import subprocess
 
-from testlib import OUT, TOP, compile_c
+from testlib import OUT, TOP
+from testlib.programs import compile_c
 
 
 def test(words, source, directory):

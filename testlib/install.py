@@ -2,16 +2,14 @@
 """The QEMU of "make install"."""
 
 import os
-import subprocess
 
 from testlib import OUT, TOP
+from testlib.programs import run
 
 PREFIX = os.environ.get('PREFIX', '/usr/local')
 
 
 def install(job, root):
     """Add below root the QEMU of "make install", or remove it from there."""
-    return subprocess.run(
-        [TOP / 'scripts/install', OUT, job], text=True, check=False,
-        capture_output=True, env=dict(os.environ, DESTDIR=str(root),
-                                      PREFIX=PREFIX))
+    return run(TOP / 'scripts/install', OUT, job, env=dict(
+        os.environ, DESTDIR=str(root), PREFIX=PREFIX))

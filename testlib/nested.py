@@ -6,11 +6,12 @@ import json
 import shutil
 import subprocess
 
-from testlib import GUESTS, OUT, bare_metal, compile_c
+from testlib import GUESTS, OUT, bare_metal
 from testlib.hcalls import COUNT, RAM_SIZE, RING_LENGTH
 from testlib.limits import HANG
 from testlib.linux import JOB, Guest, boot_args, cpio, initrd_with_job
 from testlib.machine import TCG, device, machine, statistic
+from testlib.programs import compile_c
 
 KNOWN = 1024    # words in L1's file of that name
 

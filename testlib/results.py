@@ -5,8 +5,13 @@ import json
 import os
 import platform
 import subprocess
+import sys
+import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
+
+from testlib import GUESTS, OUT
 
 
 class Failure(Exception):
@@ -25,8 +30,27 @@ def cpu_model():
     return platform.processor()
 
 
-def environment(qemu, command):
-    """What results depend on."""
+@contextmanager
+def measuring():
+    """A directory to work in. What fails ends the program, and says so."""
+    with tempfile.TemporaryDirectory() as name:
+        try:
+            yield Path(name)
+        except Failure as failure:
+            sys.exit(f'{Path(sys.argv[0]).stem}: {failure}')
+
+
+def need_linux():
+    """There must be a guest that can be measured."""
+    if not (GUESTS / 'linux-6.1/initrd.gz').exists():
+        sys.exit(f'{Path(sys.argv[0]).stem}: there is no Linux guest: run '
+                 '"guests/linux/build 6.1"')
+
+
+def environment(qemu=OUT / 'native/qemu-system-ppc64', command=None):
+    """What results depend on; the command is this one, unless told."""
+    command = command or ' '.join(
+        [f'bench/{Path(sys.argv[0]).name}', *sys.argv[1:]])
     version = subprocess.run([qemu, '--version'], capture_output=True,
                              text=True, check=True).stdout.splitlines()[0]
     return {'command': command, 'date': time.strftime('%Y-%m-%d'),

@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from testlib import compile_c
+from testlib.programs import compile_c
 
 # Like a TPM's generator: bytes of a chunk, and the milliseconds it takes
 SLOW = {'10ms-64': (64, 10), '20ms-32': (32, 20), '500ms-32': (32, 500)}
