@@ -27,6 +27,15 @@ def test_meson(out, name):
     assert '\nOk:                 1' in output
 
 
+def test_image_is_up_to_date(tmp_path):
+    """What our test has for a guest is made of the source as it is."""
+    source = TOP / 'guests/bare-metal'
+    made = tmp_path / 'hcalls-image.h'
+    done = run('make', '-C', source, f'O={tmp_path}', made)
+    assert done.returncode == 0
+    assert made.read_bytes() == (source / made.name).read_bytes()
+
+
 def test_boot_serial(out):
     """Alone: its other machines need firmware that Debian has not got."""
     output = run_in(out, 'tests/qtest/boot-serial-test', '-p',

@@ -8,7 +8,9 @@ import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+from testlib import TOP
 from testlib.hcalls import (ARGUMENT, BLOCKS, BLOCK_SIZE, CALLS, COUNT, CPUS,
                             DAMAGE, DONE, DURATIONS, END, GO, HOST_RTAS_ARGS,
                             H_RANDOM, H_RTAS, H_SUCCESS, INTERRUPTS, INTERVAL,
@@ -17,18 +19,13 @@ from testlib.hcalls import (ARGUMENT, BLOCKS, BLOCK_SIZE, CALLS, COUNT, CPUS,
 from testlib.limits import HANG, until
 from testlib.machine import (OPTIONS, cpu_seconds, migration, spapr_rng,
                              until_saved)
-from testlib.programs import compile_c
 
 
 def build(directory):
     """Make the image that QEMU loads."""
-    elf = compile_c('guests/bare-metal/hcalls.S', directory, '-nostdlib',
-                    '-static', '-mcpu=power9', '-Wa,-mregnames',
-                    '-Wl,-Ttext=0,-e0x100,--build-id=none',
-                    compiler='powerpc64-linux-gnu-gcc')
-    image = elf.with_suffix('.bin')
-    subprocess.run(['powerpc64-linux-gnu-objcopy', '-O', 'binary', '-j',
-                    '.text', elf, image], check=True)
+    image = Path(directory) / 'hcalls.bin'
+    subprocess.run(['make', '-s', '-C', TOP / 'guests/bare-metal',
+                    f'O={image.parent}', image], check=True)
     return image
 
 
@@ -155,6 +152,11 @@ class Guest:
     def count(self):
         """How many calls returned."""
         return sum(self.get(cpu, COUNT) for cpu in range(self.cpus))
+
+    def call_until_success(self):
+        """Have all vCPUs make calls, one at a time."""
+        until(lambda: self.call() or self.finish() or
+              self.results()[-1][0] == H_SUCCESS)
 
     def gets_a_word_each(self):
         """Each vCPU gets a word of a source's first ones, and no more."""

@@ -24,9 +24,9 @@
         mfmsr   r5
         andi.   r5, r5, MSR_FP
         beq     idle
-        lis     r30, MACHINE@h
-        ld      r20, CPUS - MACHINE(r30)
-        addi    r4, r30, RTAS_ARGS - MACHINE
+        lis     r30, MACHINE_BLOCK@h
+        ld      r20, CPUS - MACHINE_BLOCK(r30)
+        addi    r4, r30, RTAS_ARGS - MACHINE_BLOCK
         li      r14, 1
 1:      cmpld   r14, r20
         bge     2f
@@ -43,15 +43,15 @@
         li      r3, 0
         ori     r3, r3, H_RTAS
         sc      1
-        addi    r4, r30, RTAS_ARGS - MACHINE
+        addi    r4, r30, RTAS_ARGS - MACHINE_BLOCK
         addi    r14, r14, 1
         b       1b
 2:      li      r3, 0
 
         /* Every vCPU, with its number in r3 */
-work:   lis     r31, MACHINE@h
+work:   lis     r31, MACHINE_BLOCK@h
         mulli   r4, r3, BLOCK_SIZE
-        addi    r31, r31, BLOCKS - MACHINE
+        addi    r31, r31, BLOCKS - MACHINE_BLOCK
         add     r31, r31, r4
         addi    r16, r3, 1
         sldi    r16, r16, RING_SHIFT
@@ -87,9 +87,12 @@ batch:  lwsync
         bgt     check
 
         ld      r4, ARGUMENT(r31)
+        ld      r5, ARGUMENT_R5(r31)
+        ld      r6, ARGUMENT_R6(r31)
 1:      mr      r3, r17
         sc      1
         bdnz    1b
+        std     r3, OUTCOME(r31)
         b       over
 
 record:

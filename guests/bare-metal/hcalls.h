@@ -1,8 +1,8 @@
 /*
  * The layout of the guest's memory that hcalls.S and its host share
  *
- * The assembler, C and testlib/hcalls.py read this file: each line gives a name
- * to one number.
+ * The assembler, C and scripts read this file: each line gives a name to one
+ * number.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -13,14 +13,14 @@
 #define RAM_SIZE        0x10000000
 
 /* The machine's block */
-#define MACHINE         0x10000
+#define MACHINE_BLOCK   0x10000
 #define CPUS            0x10000 /* how many vCPUs there are */
 #define RTAS_ARGS       0x10040 /* of start-cpu, at the machine's start */
 #define HOST_RTAS_ARGS  0x10080 /* of RTAS calls that the host wants */
 
 /* Each vCPU's block, r31 */
 #define BLOCKS          0x11000
-#define BLOCK_SIZE      0x100
+#define BLOCK_SIZE      0x200
 #define GO              0       /* which batch to make; set by the host */
 #define DONE            8       /* which batch was made last */
 #define CALLS           16      /* how many calls make a batch */
@@ -44,6 +44,9 @@
 #define CHECKED         128     /* checked calls */
 #define LEAVE           136     /* whether the next interrupt ends the batch */
 #define ARGUMENT        144     /* r4 of calls that are not recorded */
+#define ARGUMENT_R5     248     /* r5 of these calls */
+#define ARGUMENT_R6     256
+#define OUTCOME         264     /* r3 after the last of these calls */
 /* What an interrupt handler does in the middle of a call */
 #define INNER           152     /* how many calls are left, one per interrupt */
 #define INNER_OPCODE    160
@@ -55,7 +58,7 @@
 #define INNER_STATUS    200     /* of the last call */
 #define INNER_VALUE     208
 #define HOLD            216     /* what an interrupt handler does first, or 0 */
-#define SPIN            1       /* loop with interrupts masked, until HOLD is 0 */
+#define SPIN            1       /* loop, interrupts masked, until HOLD is 0 */
 #define STOP            2       /* stop this vCPU */
 #define HELD            224     /* how often vCPUs were held or stopped */
 #define AWAY            232     /* the longest time that a held vCPU did not */

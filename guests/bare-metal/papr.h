@@ -12,10 +12,11 @@
 #define H_FUNCTION      0xfffffffffffffffe
 
 #define H_CEDE          0xe0
-#define H_UNASSIGNED    0x12c   /* H_FUNCTION: the cheapest hypercall there is */
+#define H_UNASSIGNED    0x12c   /* H_FUNCTION: the cheapest call there is */
 #define H_JOIN          0x298
 #define H_RANDOM        0x300
 #define H_RTAS          0xf000  /* QEMU's own, as is its time base */
+#define H_CAS           0xf002
 #define TB_HZ           512000000
 
 #define RTAS_START_CPU  0x2006

@@ -15,30 +15,17 @@
 #include <glib/gstdio.h>
 #include <libfdt.h>
 #include <sys/ioctl.h>
+#include "spapr-rng/hcalls.h"
+#include "spapr-rng/hcalls-image.h"
+#include "spapr-rng/papr.h"
 
 #define MACHINE "-accel tcg -nodefaults -S -m 256M " \
                 "-machine pseries," PSERIES_DEFAULT_CAPABILITIES " "
 
-#define H_RANDOM   0x300
-#define H_NOBODYS  0x12c
-#define H_SUCCESS  0
-#define H_HARDWARE ((uint64_t)-1)
-#define H_FUNCTION ((uint64_t)-2)
-
-/* The layout of the guest's memory */
-#define CODE       0x100
-#define CODE_WORK  0x138
-#define CODE_DECR  0x900
-#define PARAM_CPUS 0x4000 /* how many vCPUs make calls */
-#define PARAM_NUM  0x4004 /* how many calls each of them makes */
-#define PARAM_CALL 0x4008 /* the opcode */
-#define PARAM_EE   0x400c /* whether to take decrementer interrupts */
-#define PARAM_DECR 0x4014 /* their interval in ticks of 512 MHz */
-#define AGAIN      0x4018 /* set to make an idle vCPU 0 start again */
-#define RTAS_ARGS  0x4040
+#define IMAGE      0x100    /* where the image starts, as does the vCPU 0 */
 #define CAS_ARGS   0x5000
-#define DONE(cpu)  (0x4080 + (cpu) * 4) /* 0x8000 when that vCPU is done */
-#define TICKS(cpu) (0x40c0 + (cpu) * 4) /* how many interrupts it took */
+#define CAS_BUFFER 0x100000
+#define CAS_BUFFER_SIZE 0x100000
 #define RESULTS(cpu) (((cpu) + 1) * 0x100000) /* r3 and r4 of each call */
 
 /*
@@ -50,114 +37,6 @@
 #define PROMPT_US (10 * G_USEC_PER_SEC)
 
 #define NS_PER_MS 1000000
-
-static const uint32_t guest_code[] = {
-    /* start the other vCPUs through RTAS start-cpu */
-    0x3be04000, /* li      r31,16384    */
-    0x829f0000, /* lwz     r20,0(r31)   */
-    0x39c00001, /* li      r14,1        */
-    0x7c0ea000, /* cmpw    r14,r20      */
-    0x40800024, /* bge     0x134        */
-    0x91df004c, /* stw     r14,76(r31)  */
-    0x91df0054, /* stw     r14,84(r31)  */
-    0x38600000, /* li      r3,0         */
-    0x6063f000, /* ori     r3,r3,61440  */
-    0x389f0040, /* addi    r4,r31,64    */
-    0x44000022, /* sc      1            */
-    0x39ce0001, /* addi    r14,r14,1    */
-    0x4bffffdc, /* b       0x10c        */
-    0x38600000, /* li      r3,0         */
-    /* r15 = which vCPU, r16 = its results, r21 = its calls */
-    0x3be04000, /* li      r31,16384    */
-    0x7c6f1b78, /* mr      r15,r3       */
-    0x3a0f0001, /* addi    r16,r15,1    */
-    0x7a10a2e4, /* sldi    r16,r16,20   */
-    0x82bf0004, /* lwz     r21,4(r31)   */
-    0x7ea903a6, /* mtctr   r21          */
-    /* r17 = what calls did to r5..r12: must stay 0 */
-    0x3a200000, /* li      r17,0        */
-    /* take decrementer interrupts, if asked to */
-    0x83bf000c, /* lwz     r29,12(r31)  */
-    0x2c1d0000, /* cmpwi   r29,0        */
-    0x41820018, /* beq     0x174        */
-    0x83bf0014, /* lwz     r29,20(r31)  */
-    0x7fb603a6, /* mtdec   r29          */
-    0x7fa000a6, /* mfmsr   r29          */
-    0x63bd8000, /* ori     r29,r29,32768 */
-    0x7fa10164, /* mtmsrd  r29,1        */
-    /* call, with known values in r5..r12 */
-    0x807f0008, /* lwz     r3,8(r31)    */
-    0x38a00069, /* li      r5,105       */
-    0x38c0006a, /* li      r6,106       */
-    0x38e0006b, /* li      r7,107       */
-    0x3900006c, /* li      r8,108       */
-    0x3920006d, /* li      r9,109       */
-    0x3940006e, /* li      r10,110      */
-    0x3960006f, /* li      r11,111      */
-    0x39800070, /* li      r12,112      */
-    0x44000022, /* sc      1            */
-    /* note r3 and r4, compare r5..r12 */
-    0xf8700000, /* std     r3,0(r16)    */
-    0xf8900008, /* std     r4,8(r16)    */
-    0x3a100010, /* addi    r16,r16,16   */
-    0x68b20069, /* xori    r18,r5,105   */
-    0x7e319378, /* or      r17,r17,r18  */
-    0x68d2006a, /* xori    r18,r6,106   */
-    0x7e319378, /* or      r17,r17,r18  */
-    0x68f2006b, /* xori    r18,r7,107   */
-    0x7e319378, /* or      r17,r17,r18  */
-    0x6912006c, /* xori    r18,r8,108   */
-    0x7e319378, /* or      r17,r17,r18  */
-    0x6932006d, /* xori    r18,r9,109   */
-    0x7e319378, /* or      r17,r17,r18  */
-    0x6952006e, /* xori    r18,r10,110  */
-    0x7e319378, /* or      r17,r17,r18  */
-    0x6972006f, /* xori    r18,r11,111  */
-    0x7e319378, /* or      r17,r17,r18  */
-    0x69920070, /* xori    r18,r12,112  */
-    0x7e319378, /* or      r17,r17,r18  */
-    0x4200ff8c, /* bdnz    0x174        */
-    /* report the end, then cede for ever */
-    0x62258000, /* ori     r5,r17,32768 */
-    0x79e61764, /* sldi    r6,r15,2     */
-    0x7cc6fa14, /* add     r6,r6,r31    */
-    0x7c0004ac, /* hwsync               */
-    0x90a60080, /* stw     r5,128(r6)   */
-    0x386000e0, /* li      r3,224       */
-    0x44000022, /* sc      1            */
-    0x80bf0018, /* lwz     r5,24(r31)   */
-    0x2c050000, /* cmpwi   r5,0         */
-    0x4182fff0, /* beq     0x200        */
-    0x38a00000, /* li      r5,0         */
-    0x90bf0018, /* stw     r5,24(r31)   */
-    0x7de37b78, /* mr      r3,r15       */
-    0x4bffff18, /* b       0x138        */
-};
-
-static const uint32_t guest_decrementer[] = {
-    0x79fc1764, /* sldi    r28,r15,2    */
-    0x7f9cfa14, /* add     r28,r28,r31  */
-    0x83bc00c0, /* lwz     r29,192(r28) */
-    0x3bbd0001, /* addi    r29,r29,1    */
-    0x93bc00c0, /* stw     r29,192(r28) */
-    0x83bf0014, /* lwz     r29,20(r31)  */
-    0x7fb603a6, /* mtdec   r29          */
-    0x4c000024, /* rfid                 */
-};
-
-/* ibm,client-architecture-support, as firmware calls it for its client */
-static const uint32_t cas_code[] = {
-    0x3be04000, /* li      r31,16384    */
-    0x38600000, /* li      r3,0         */
-    0x6063f002, /* ori     r3,r3,61442  */
-    0x38805000, /* li      r4,20480     */
-    0x3ca00010, /* lis     r5,16        */
-    0x3cc00010, /* lis     r6,16        */
-    0x44000022, /* sc      1            */
-    0x60638000, /* ori     r3,r3,32768  */
-    0x907f0080, /* stw     r3,128(r31)  */
-    0x48000000, /* b       .            */
-};
 
 typedef struct Result {
     uint64_t status;
@@ -214,12 +93,29 @@ static void source_free(Source *s)
     g_free(s->name);
 }
 
-static void load_words(QTestState *qts, uint64_t addr, const uint32_t *words,
-                       size_t n)
+/* A word of what a vCPU's program knows: see hcalls.h */
+static uint64_t guest_field(unsigned cpu, unsigned field)
 {
-    for (size_t i = 0; i < n; i++) {
-        qtest_writel(qts, addr + i * 4, words[i]);
-    }
+    return BLOCKS + cpu * BLOCK_SIZE + field;
+}
+
+static uint64_t guest_get(QTestState *qts, unsigned cpu, unsigned field)
+{
+    return qtest_readq(qts, guest_field(cpu, field));
+}
+
+static void guest_set(QTestState *qts, unsigned cpu, unsigned field,
+                      uint64_t value)
+{
+    qtest_writeq(qts, guest_field(cpu, field), value);
+}
+
+/* Have vCPU @cpu, which is idle, forget its results, and make some calls. */
+static void guest_call(QTestState *qts, unsigned cpu, unsigned calls)
+{
+    guest_set(qts, cpu, COUNT, 0);
+    guest_set(qts, cpu, CALLS, calls);
+    guest_set(qts, cpu, GO, guest_get(qts, cpu, DONE) + 1);
 }
 
 /*
@@ -228,22 +124,24 @@ static void load_words(QTestState *qts, uint64_t addr, const uint32_t *words,
  */
 static void guest_load(QTestState *qts, unsigned cpus, unsigned calls)
 {
-    static const uint32_t start_cpu[] = { 0x2006, 3, 1, 0, CODE_WORK };
-
-    load_words(qts, CODE, guest_code, ARRAY_SIZE(guest_code));
-    load_words(qts, CODE_DECR, guest_decrementer,
-               ARRAY_SIZE(guest_decrementer));
-    load_words(qts, RTAS_ARGS, start_cpu, ARRAY_SIZE(start_cpu));
-    qtest_writel(qts, PARAM_CPUS, cpus);
-    qtest_writel(qts, PARAM_NUM, calls);
-    qtest_writel(qts, PARAM_CALL, H_RANDOM);
-    qtest_writel(qts, PARAM_EE, false);
-    qtest_writel(qts, PARAM_DECR, 512000);
-    qtest_writel(qts, AGAIN, 0);
+    for (size_t i = 0; i < ARRAY_SIZE(hcalls_image); i++) {
+        qtest_writel(qts, IMAGE + i * 4, hcalls_image[i]);
+    }
+    qtest_writeq(qts, CPUS, cpus);
+    qtest_memset(qts, BLOCKS, 0, cpus * BLOCK_SIZE);
     for (unsigned cpu = 0; cpu < cpus; cpu++) {
-        qtest_writel(qts, DONE(cpu), 0);
-        qtest_writel(qts, TICKS(cpu), 0);
-        qtest_memset(qts, RESULTS(cpu), 0, calls * sizeof(Result));
+        guest_set(qts, cpu, OPCODE, H_RANDOM);
+        guest_set(qts, cpu, RECORD, NOTE);
+        guest_set(qts, cpu, INTERVAL, TB_HZ / 1000);
+        guest_call(qts, cpu, calls);
+    }
+}
+
+/* Have vCPUs take interrupts in their calls. */
+static void guest_interrupt(QTestState *qts, unsigned cpus)
+{
+    for (unsigned cpu = 0; cpu < cpus; cpu++) {
+        guest_set(qts, cpu, INTERRUPTS, true);
     }
 }
 
@@ -256,7 +154,7 @@ static void guest_start(QTestState *qts, unsigned cpus, unsigned calls)
 static bool guest_done(QTestState *qts, unsigned cpus)
 {
     for (unsigned cpu = 0; cpu < cpus; cpu++) {
-        if (!qtest_readl(qts, DONE(cpu))) {
+        if (guest_get(qts, cpu, DONE) != guest_get(qts, cpu, GO)) {
             return false;
         }
     }
@@ -279,7 +177,7 @@ static void guest_wait(QTestState *qts, unsigned cpus)
         keep_waiting(start);
     }
     for (unsigned cpu = 0; cpu < cpus; cpu++) {
-        g_assert_cmphex(qtest_readl(qts, DONE(cpu)), ==, 0x8000);
+        g_assert_cmphex(guest_get(qts, cpu, DAMAGE), ==, 0);
     }
 }
 
@@ -472,7 +370,7 @@ static void test_idle(void)
 
     g_assert_cmpint(write(src.fd, "untouched", 9), ==, 9);
     guest_load(qts, 1, 1000);
-    qtest_writel(qts, PARAM_CALL, H_NOBODYS);
+    guest_set(qts, 0, OPCODE, H_UNASSIGNED);
     qtest_qmp_assert_success(qts, "{ 'execute': 'cont' }");
     guest_wait(qts, 1);
     qtest_quit(qts);
@@ -510,11 +408,11 @@ static void test_wait(const void *data)
     int64_t start;
 
     guest_load(qts, c->cpus, 1);
-    qtest_writel(qts, PARAM_EE, true);
+    guest_interrupt(qts, c->cpus);
     prompt_qmp(qts, "cont");
     start = g_get_monotonic_time();
     for (unsigned cpu = 0; cpu < c->cpus; cpu++) {
-        while (qtest_readl(qts, TICKS(cpu)) < 20) {
+        while (guest_get(qts, cpu, TICKS) < 20) {
             keep_waiting(start);
         }
     }
@@ -550,9 +448,7 @@ static void test_wait(const void *data)
 /* Have vCPU 0, which takes interrupts and has made its calls, make one more. */
 static void guest_call_again(QTestState *qts)
 {
-    qtest_writel(qts, PARAM_NUM, 1);
-    qtest_writel(qts, DONE(0), 0);
-    qtest_writel(qts, AGAIN, true);
+    guest_call(qts, 0, 1);
     guest_wait(qts, 1);
 }
 
@@ -573,7 +469,7 @@ static void test_timeout(void)
                                   src.name);
 
     guest_load(qts, 1, calls);
-    qtest_writel(qts, PARAM_EE, true);
+    guest_interrupt(qts, 1);
     start = g_get_monotonic_time();
     prompt_qmp(qts, "cont");
     guest_wait(qts, 1);
@@ -602,7 +498,7 @@ static void test_timeout(void)
 static uint64_t statistic(QTestState *qts, const char *name)
 {
     QDict *resp = qtest_qmp(qts, "{ 'execute': 'qom-get', 'arguments': { "
-                            "'path': '/machine/peripheral/d', "
+                            "'path': '/machine/peripheral/hrandom', "
                             "'property': %s } }", name);
     uint64_t value = qdict_get_int(resp, "return");
 
@@ -619,12 +515,12 @@ static void test_quota(const void *options)
     Source src = source_file(calls);
     QTestState *qts = qtest_initf("%s " MACHINE
                                   "-object rng-random,filename=%s,id=r "
-                                  "-device spapr-rng,rng=r,id=d,"
+                                  "-device spapr-rng,rng=r,id=hrandom,"
                                   "max-bytes=8000,period=1000",
                                   (const char *)options, src.name);
 
     guest_load(qts, 1, calls);
-    qtest_writel(qts, PARAM_EE, true);
+    guest_interrupt(qts, 1);
     start = g_get_monotonic_time();
     prompt_qmp(qts, "cont");
     guest_wait(qts, 1);
@@ -637,7 +533,7 @@ static void test_quota(const void *options)
         g_assert_cmphex(r[i].status, ==, H_SUCCESS);
         g_assert_cmphex(r[i].value, ==, word(i));
     }
-    g_assert_cmpint(qtest_readl(qts, TICKS(0)), >, 20);
+    g_assert_cmpint(guest_get(qts, 0, TICKS), >, 20);
     g_assert_cmpuint(statistic(qts, "throttled"), >, 20);
     prompt_quit(qts);
     source_free(&src);
@@ -654,7 +550,7 @@ static void test_quota_timeout(const void *data)
     Source src = source_file(1000);
     QTestState *qts = qtest_initf("-accel tcg,thread=multi " MACHINE "-smp %u "
                                   "-object rng-random,filename=%s,id=r "
-                                  "-device spapr-rng,rng=r,id=d,timeout=200,"
+                                  "-device spapr-rng,rng=r,id=hrandom,timeout=200,"
                                   "max-bytes=40,period=1000", cpus, src.name);
 
     guest_start(qts, cpus, calls);
@@ -698,7 +594,7 @@ static void test_statistics(void)
     int64_t start;
     QTestState *qts = qtest_initf(MACHINE
                                   "-object rng-random,filename=%s,id=r "
-                                  "-device spapr-rng,rng=r,id=d,timeout=0,"
+                                  "-device spapr-rng,rng=r,id=hrandom,timeout=0,"
                                   "pool-size=16", src.name);
 
     /* 10 calls read 1 + 5 * 2 words. The reset drops the last one. */
@@ -865,11 +761,16 @@ static bool negotiate(const char *device, bool asks)
                                   device);
     g_autofree void *fdt = NULL;
 
-    load_words(qts, CODE, cas_code, ARRAY_SIZE(cas_code));
+    guest_load(qts, 1, 1);
+    guest_set(qts, 0, OPCODE, H_CAS);
+    guest_set(qts, 0, RECORD, 0);
+    guest_set(qts, 0, ARGUMENT, CAS_ARGS);
+    guest_set(qts, 0, ARGUMENT_R5, CAS_BUFFER);
+    guest_set(qts, 0, ARGUMENT_R6, CAS_BUFFER_SIZE);
     qtest_memwrite(qts, CAS_ARGS, args, sizeof(args));
-    qtest_writel(qts, DONE(0), 0);
     qtest_qmp_assert_success(qts, "{ 'execute': 'cont' }");
     guest_wait(qts, 1);
+    g_assert_cmphex(guest_get(qts, 0, OUTCOME), ==, H_SUCCESS);
     fdt = dump_device_tree(qts);
     qtest_quit(qts);
     return has_option_vector_bit(fdt);
@@ -1039,9 +940,9 @@ static void test_backend_in_use(void)
 static void test_introspection(void)
 {
     QTestState *qts = qtest_init(MACHINE BUILTIN
-                                 "-device spapr-rng,rng=r,id=d");
+                                 "-device spapr-rng,rng=r,id=hrandom");
 
-    g_assert_false(qtest_qom_get_bool(qts, "/machine/peripheral/d",
+    g_assert_false(qtest_qom_get_bool(qts, "/machine/peripheral/hrandom",
                                       "in-kernel"));
     for (int i = 0; i < 3; i++) {
         qtest_qmp_assert_success(qts, "{ 'execute': 'device-list-properties', "
