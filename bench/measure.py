@@ -16,6 +16,7 @@ from testlib.fifo import Fifo
 from testlib.hcalls import (DURATIONS, FAULTS, H_RANDOM, H_UNASSIGNED, TB_HZ,
                             TIME)
 from testlib.limits import within
+from testlib.linux import CURRENT
 from testlib.machine import cpu_seconds, spapr_rng
 from testlib.programs import compile_c
 from testlib.results import Failure
@@ -26,7 +27,6 @@ BARE_LIMIT = 15
 BOOT_LIMIT = 180
 NS_PER_TICK = 1e9 / TB_HZ
 
-CURRENT = '/sys/class/misc/hw_random/rng_current'
 SELECT = {'spapr-rng': f'echo pseries_rng >{CURRENT}',
           'virtio-rng-pci': 'modprobe virtio_pci; modprobe virtio-rng; '
                             f'echo virtio_rng.0 >{CURRENT}'}

@@ -4,9 +4,9 @@
 import re
 import textwrap
 
+from test_statistics import NAMES
 from testlib import TOP
 from testlib.programs import run
-from test_statistics import NAMES
 
 PAGE = 'system/ppc/spapr-rng'
 SCRIPT = TOP / 'scripts/build-docs'

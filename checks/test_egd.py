@@ -148,8 +148,7 @@ def test_no_daemon(daemon, start):
     # The first one takes its time, and the others none.
     assert statistic(guest, 'waits') < 5
     daemon.start()
-    until(lambda: guest.call() or guest.finish() or
-          guest.results()[-1][0] == H_SUCCESS)
+    guest.call_until_success()
     guest.quit()
 
 

@@ -11,14 +11,14 @@ from fractions import Fraction
 
 import pytest
 
+from test_replay import run
+from test_waiting import ways
 from testlib import TOP, good_words
 from testlib.bare_metal import source_bytes, word
 from testlib.egd import EgdDaemon
 from testlib.hcalls import H_HARDWARE
 from testlib.limits import HANG, until
 from testlib.machine import add_disk, hmp, statistic
-from test_replay import run
-from test_waiting import ways
 
 WINDOW, CUTOFF = 512, 27
 THROWN_AWAY = 'all bytes are thrown away until 512 words are good'

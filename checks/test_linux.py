@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Linux as the guest: what it sees of the device, and reads from it."""
 
-import struct
 import subprocess
 
 import pytest
 
-from testlib import KERNELS
-from testlib.bare_metal import source_bytes, word
+from testlib import KERNELS, examples
 from testlib.limits import HANG
 from testlib.linux import Console, linux_args
 from testlib.machine import spapr_rng
@@ -23,10 +21,7 @@ done
 echo "hypertas $(tr '\\000' ' ' </proc/device-tree/rtas/ibm,hypertas-functions)"
 echo "vector $(hexdump -v -e '/1 "%02x"' \\
     /proc/device-tree/chosen/ibm,architecture-vec-5)"
-echo "current $(cat /sys/class/misc/hw_random/rng_current)"
-dd if=/dev/hwrng bs=64 count=16 2>/dev/null | hexdump -v -e '/1 "%02x"'
-echo
-'''
+{examples.JOB}'''
 
 
 @pytest.fixture(params=KERNELS)
@@ -62,8 +57,7 @@ def advertised(lines):
 
 @pytest.mark.parametrize('vof', [True, False], ids=['vof', 'slof'])
 def test_with_device(boot, tmp_path, vof):
-    source = tmp_path / 'source'
-    source.write_bytes(source_bytes(0, 4096))
+    source = examples.make_source(tmp_path)
     lines, dtb = boot(*spapr_rng(f'rng-random,filename={source}'), vof=vof)
     assert advertised(lines) == (True, True)
 
@@ -88,12 +82,7 @@ def test_with_device(boot, tmp_path, vof):
     assert 'ibm,random-v1/reg' not in seen
 
     # The driver is in use; what it gives are the source's words, in order.
-    assert starting_with(lines, 'current ') == ['pseries_rng']
-    data = bytes.fromhex(lines[lines.index('current pseries_rng') + 1])
-    assert len(data) == 1024
-    words = struct.unpack('<128Q', data)
-    first = next(i for i in range(4096) if word(i) == words[0])
-    assert words == tuple(map(word, range(first, first + 128)))
+    examples.check_words(lines)
 
 
 @pytest.mark.parametrize('vof', [True, False], ids=['vof', 'slof'])

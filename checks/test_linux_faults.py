@@ -6,18 +6,12 @@ import time
 
 import pytest
 
+from test_sources import RECOVERY, trouble
 from testlib import KERNELS
 from testlib.egd import EgdDaemon
 from testlib.limits import until
-from testlib.linux import Guest, linux_args
-from testlib.machine import device, statistic
-
-CURRENT = '/sys/class/misc/hw_random/rng_current'
-
-# Without data modprobe may not end: Linux takes the first bytes for itself,
-# in its own thread and in modprobe's, and either may have to wait.
-VIRTIO = ('modprobe virtio_pci; modprobe virtio-rng & '
-          f'until grep -q virtio_rng {CURRENT}; do sleep 0.1; done')
+from testlib.linux import CURRENT, VIRTIO, Guest, linux_args
+from testlib.machine import cpu_share, device, statistic
 
 # Where a read takes only a part of what Linux has got at once, of 128 bytes
 # or less, it is the end of it: the first and the last bytes of a read may be
@@ -109,7 +103,8 @@ def assert_waits(guest, seconds=0.3):
 def assert_idles(guest):
     """The same, and QEMU is idle meanwhile."""
     assert_waits(guest, 1)
-    load = min(guest.load() for _ in range(3))  # others use the machine too
+    # Others use the machine, too.
+    load = min(cpu_share(guest.qemu) for _ in range(3))
     print(f'load {load:.1%}')
     assert load < 0.06      # one that spins takes what it can get
     assert guest.waits()
@@ -119,14 +114,6 @@ def reports(log):
     """What rng-random said, without the program's name."""
     return [line[line.index('rng-random '):] for line in log
             if 'rng-random ' in line]
-
-
-def trouble(path, what='end of file'):
-    return f"rng-random 'rng0': cannot read '{path}': {what}; " \
-        'requests wait until it gives data'
-
-
-RECOVERY = "rng-random 'rng0' gives data again"
 
 
 def quits(guest, directory, said):

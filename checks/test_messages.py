@@ -6,9 +6,10 @@ import re
 import time
 from contextlib import closing
 
+from test_sources import RECOVERY, trouble
 from testlib.bare_metal import source_bytes, word
 from testlib.egd import EgdDaemon
-from testlib.hcalls import H_HARDWARE, H_SUCCESS
+from testlib.hcalls import H_HARDWARE
 from testlib.limits import until
 from testlib.machine import statistic
 
@@ -47,23 +48,20 @@ def test_writer_comes_and_goes(guest, tmp_path):
             writer.flush()
             until(lambda count=i + 1: vm.count() == count)
     until_trouble()
-    begin = f"rng-random 'rng0': cannot read '{source}': end of file; " \
-        'requests wait until it gives data'
-    over = "rng-random 'rng0' gives data again"
-    assert vm.reports()[:2] == [begin, over]
+    assert vm.reports()[:2] == [trouble(source), RECOVERY]
     assert len(vm.reports()) <= 2 + 2 * (time.monotonic() - start) / INTERVAL
 
     # Each word is the end of one trouble and comes before the next one.
     until(lambda: len(vm.reports()) + sum(map(left_out, vm.reports())) ==
           2 * words + 1)
-    assert vm.reports()[-1].startswith(begin)
+    assert vm.reports()[-1].startswith(trouble(source))
     assert time.monotonic() - start >= INTERVAL
     with open(source, 'wb') as writer:
         writer.write(source_bytes(words, words + 1))
         writer.flush()
         vm.finish()
     assert vm.values() == [word(i) for i in range(words + 1)]
-    assert vm.reports()[-1] == over
+    assert vm.reports()[-1] == RECOVERY
     vm.quit()
 
 
@@ -79,8 +77,7 @@ def check_silent(vm, kind):
 
 
 def check_over(vm, kind):
-    until(lambda: vm.call() or vm.finish() or
-          vm.results()[-1][0] == H_SUCCESS)
+    vm.call_until_success()
     assert vm.reports() == [f"{kind} 'rng0': {SILENT}",
                             f"{kind} 'rng0' gives data again"]
 

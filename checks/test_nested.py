@@ -203,8 +203,7 @@ def test_timeout(l1):
     assert [l2.results(cpu)[0][0] for cpu in range(2)] == [H_HARDWARE] * 2
     assert 1.9 < l2.seconds((0, 1))
     l1.feed(0, 4)
-    until(lambda: l2.call() or l2.finish() or
-          l2.results()[-1][0] == H_SUCCESS)
+    l2.call_until_success()
 
 
 def test_linux(l1):
@@ -233,8 +232,7 @@ def test_l0_runs_dry(l1, source):
 
     with open(source, 'ab') as file:
         file.write(source_bytes(WORDS, 2 * WORDS))
-    until(lambda: l2.call() or l2.finish() or
-          l2.results()[-1][0] == H_SUCCESS)
+    l2.call_until_success()
     check_in_order([l2.results()[-1][1:]], 2 * WORDS)
 
 

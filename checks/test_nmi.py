@@ -3,9 +3,9 @@
 
 import pytest
 
+from test_waiting import every_way
 from testlib.bare_metal import source_bytes
 from testlib.hcalls import START
-from test_waiting import every_way
 
 
 @pytest.mark.parametrize('interrupts', [False, True],

@@ -8,13 +8,13 @@ from contextlib import ExitStack, closing
 
 import pytest
 
+from test_messages import INTERVAL
+from test_waiting import ways
 from testlib.bare_metal import source_bytes, word
 from testlib.fifo import Fifo
 from testlib.hcalls import H_HARDWARE, H_SUCCESS
 from testlib.limits import until
 from testlib.machine import DEVICE, add_disk, hmp, set_property, statistic
-from test_messages import INTERVAL
-from test_waiting import ways
 
 FIRST = {'a': 0, 'b': 10 ** 6}      # the number of its first word
 

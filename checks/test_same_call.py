@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from test_waiting import WAYS, every_way, ways
 from testlib.bare_metal import source_bytes, word
 from testlib.hcalls import (AWAY, END, HELD, HOLD, H_HARDWARE, H_JOIN,
                             H_RANDOM, H_SUCCESS, H_UNASSIGNED, INNER,
@@ -14,7 +15,6 @@ from testlib.hcalls import (AWAY, END, HELD, HOLD, H_HARDWARE, H_JOIN,
                             LEAVE, RAN, SPIN, START, STOP, TB_HZ, TICKS)
 from testlib.limits import until
 from testlib.machine import statistic
-from test_waiting import WAYS, every_way, ways
 
 # Calls of an interrupt handler come from an "sc" of its own, or from that of
 # the call that it interrupts, with another stack pointer.

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from test_speed import best_run
 from testlib.hcalls import DONE, GO, H_HARDWARE, H_UNASSIGNED, TB_HZ, TIME
 from testlib.limits import until
-from testlib.linux import Guest, linux_args
+from testlib.linux import VIRTIO, Guest, linux_args
 from testlib.machine import add_disk, hmp, set_property, statistic
 from testlib.slow_source import SLOW, SlowSource, build, latencies
-from test_speed import best_run
 
 ENDLESS = 1 << 40
 
@@ -437,12 +437,6 @@ def test_single_bytes(guest, fifo):
     fifo.write(bytes(1))
     time.sleep(0.3)
     assert fifo.unread() == 1
-
-
-# Linux takes the first bytes for itself, and modprobe may wait for them.
-CURRENT = '/sys/class/misc/hw_random/rng_current'
-VIRTIO = ('modprobe virtio_pci; modprobe virtio-rng & '
-          f'until grep -q virtio_rng {CURRENT}; do sleep 0.1; done')
 
 
 def test_linux(source, tmp_path, pseries, capsys):

@@ -14,6 +14,7 @@ from testlib import KIND, slow_source
 from testlib.bare_metal import source_bytes, word
 from testlib.hcalls import H_UNASSIGNED
 from testlib.limits import until
+from testlib.machine import cpu_share
 
 # Processor time, as part of the time that passes: one that spins takes what it
 # can get of a core. With sanitizers, QEMU is several times slower.
@@ -24,7 +25,7 @@ def random_backend(path):
     return f'rng-random,filename={path}'
 
 
-def trouble(path, what):
+def trouble(path, what='end of file'):
     return f"rng-random 'rng0': cannot read '{path}': {what}; " \
         'requests wait until it gives data'
 
@@ -32,19 +33,12 @@ def trouble(path, what):
 RECOVERY = "rng-random 'rng0' gives data again"
 
 
-def cpu_share(vm):
-    """How much of one core QEMU uses."""
-    start, used = time.monotonic(), vm.cpu_seconds()
-    time.sleep(2)
-    return (vm.cpu_seconds() - used) / (time.monotonic() - start)
-
-
 def waits_quietly(vm, said):
     """The call waits, QEMU hardly runs, and has said that, once."""
     assert vm.calls_wait()
     until(lambda: vm.reports() == said)
     # Where others keep the caches cold, it may need another try.
-    assert any(cpu_share(vm) < IDLE_SHARE for _ in range(3))
+    assert any(cpu_share(vm.qemu) < IDLE_SHARE for _ in range(3))
     assert vm.calls_wait() and vm.count() == 0
     assert vm.reports() == said
 
@@ -126,7 +120,7 @@ def test_end_of_file(guest, tmp_path, how):
     source = tmp_path / 'source'
     source.touch()
     vm = guest(random_backend(source), timeout=0)
-    said = [trouble(source, 'end of file')]
+    said = [trouble(source)]
     vm.call()
     waits_quietly(vm, said)
     if how == 'grows':
@@ -142,7 +136,7 @@ def test_fifo_without_writer(guest, tmp_path):
     source = tmp_path / 'fifo'
     os.mkfifo(source)
     vm = guest(random_backend(source), timeout=0)
-    said = [trouble(source, 'end of file')]
+    said = [trouble(source)]
     vm.call()
     waits_quietly(vm, said)
     for i in range(3):
@@ -165,7 +159,7 @@ def test_fifo_whose_writer_leaves(guest, tmp_path):
     vm.call()
     assert vm.calls_wait() and vm.reports() == []
     os.close(writer)
-    said = [trouble(source, 'end of file')]
+    said = [trouble(source)]
     waits_quietly(vm, said)
     with open(source, 'wb') as writer:
         writer.write(source_bytes(0, 2))

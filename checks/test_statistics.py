@@ -5,11 +5,11 @@ import time
 
 import pytest
 
+from test_waiting import ways
 from testlib.bare_metal import source_bytes
 from testlib.hcalls import LEAVE
 from testlib.limits import until
 from testlib.machine import add_disk, hmp, statistic
-from test_waiting import ways
 
 NAMES = ['calls', 'bytes', 'waits', 'wait-time', 'timeouts', 'throttled']
 

@@ -204,8 +204,6 @@ static void mutate(Program *p, unsigned int *seed)
 }
 
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max,
-                               unsigned int seed);
-size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max,
                                unsigned int seed)
 {
     Program p = parse(data, size);
@@ -216,9 +214,6 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max,
     return print(&p, data, max);
 }
 
-size_t LLVMFuzzerCustomCrossOver(const uint8_t *data1, size_t size1,
-                                 const uint8_t *data2, size_t size2,
-                                 uint8_t *out, size_t max, unsigned int seed);
 size_t LLVMFuzzerCustomCrossOver(const uint8_t *data1, size_t size1,
                                  const uint8_t *data2, size_t size2,
                                  uint8_t *out, size_t max, unsigned int seed)
@@ -552,7 +547,6 @@ static Run begin(int number)
     return r;
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     Program p = parse(data, size);
@@ -597,7 +591,6 @@ static void end_all(void)
     rmdir(directory);
 }
 
-int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     const char *tmp = getenv("TMPDIR");

@@ -2,7 +2,6 @@
 """A Linux guest, and its console."""
 
 import gzip
-import os
 import select
 import subprocess
 import time
@@ -10,6 +9,14 @@ import time
 from testlib import GUESTS
 from testlib.limits import HANG
 from testlib.machine import until_saved
+
+# The driver that Linux draws from
+CURRENT = '/sys/class/misc/hw_random/rng_current'
+
+# Without data modprobe may not end: Linux takes the first bytes for itself,
+# in its own thread and in modprobe's, and either may have to wait.
+VIRTIO = ('modprobe virtio_pci; modprobe virtio-rng & '
+          f'until grep -q virtio_rng {CURRENT}; do sleep 0.1; done')
 
 # For a test that types commands; see Guest.
 JOB = '''
@@ -142,20 +149,6 @@ class Guest(Console):
     def waits(self):
         """Whether the command neither ended nor printed anything so far."""
         return not self._received and not self._receive(0)
-
-    def load(self, seconds=2):
-        """How much of a core QEMU uses."""
-        def used():
-            with open(f'/proc/{self.qemu.get_pid()}/stat',
-                      encoding='ascii') as stat:
-                return sum(map(int, stat.read().rpartition(')')[2]
-                               .split()[11:13]))
-
-        before = used()
-        start = time.monotonic()
-        time.sleep(seconds)
-        taken = time.monotonic() - start
-        return (used() - before) / os.sysconf('SC_CLK_TCK') / taken
 
     def quit(self):
         """End QEMU. Returns QEMU's messages."""

@@ -66,6 +66,13 @@ def cpu_seconds(pid):
     return time.clock_gettime(~pid << 3 | 2)
 
 
+def cpu_share(qemu, seconds=2):
+    """How much of one core QEMU uses."""
+    start, used = time.monotonic(), cpu_seconds(qemu.get_pid())
+    time.sleep(seconds)
+    return (cpu_seconds(qemu.get_pid()) - used) / (time.monotonic() - start)
+
+
 def hmp(qemu, command):
     """A command of the human monitor that has nothing to say."""
     assert qemu.cmd('human-monitor-command', command_line=command) == ''
