@@ -170,7 +170,7 @@ def _linux(limit, seconds, program, qemu, source, cpus, devices):
                 guest.wait_for_line('--- job end', took + limit)
             except Hangs:
                 pass
-            lines = guest.lines()
+            lines = guest.lines
     given = [[int(word) for word in line.split()[1:]] for line in lines
              if line.startswith('result ') and line.count(' ') == 7]
     if len(given) < len(devices) and '--- job end' in '\n'.join(lines):
@@ -205,7 +205,7 @@ def booted(guest, who):
     try:
         return guest.wait_for_line('--- job begin', BOOT_LIMIT)
     except Hangs:
-        lines = '\n'.join(guest.lines())
+        lines = '\n'.join(guest.lines)
         raise Failure(f'Linux ({who}) did not boot within {BOOT_LIMIT} s'
                       f'\n{lines}') from None
 
