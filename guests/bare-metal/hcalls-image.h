@@ -1,5 +1,5 @@
 /*
- * hcalls.S from 0x100 on, as the Makefile makes it of it
+ * The machine code of hcalls.S from 0x100 on, written by the Makefile
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

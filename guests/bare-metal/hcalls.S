@@ -78,8 +78,8 @@ batch:  lwsync
         ld      r5, CALLS(r31)
         mtctr   r5
         ld      r5, RECORD(r31)
-        cmpldi  r5, 1
-        cmpldi  cr1, r5, 3
+        cmpldi  r5, NOTE
+        cmpldi  cr1, r5, TIME
         mfspr   r6, SPR_TB
         std     r6, START(r31)
         beq     record
@@ -199,7 +199,7 @@ leave:  li      r29, over
 hold:   ld      r19, HELD(r31)
         addi    r19, r19, 1
         std     r19, HELD(r31)
-        cmpldi  r29, 2
+        cmpldi  r29, STOP
         beq     halt
         mfspr   r18, SPR_TB
 1:      mfspr   r19, SPR_TB

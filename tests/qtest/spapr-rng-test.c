@@ -22,7 +22,7 @@
 #define MACHINE "-accel tcg -nodefaults -S -m 256M " \
                 "-machine pseries," PSERIES_DEFAULT_CAPABILITIES " "
 
-#define IMAGE      0x100    /* where the image starts, as does the vCPU 0 */
+#define IMAGE      0x100    /* the image, and vCPU 0's entry point */
 #define CAS_ARGS   0x5000
 #define CAS_BUFFER 0x100000
 #define CAS_BUFFER_SIZE 0x100000
@@ -93,7 +93,7 @@ static void source_free(Source *s)
     g_free(s->name);
 }
 
-/* A word of what a vCPU's program knows: see hcalls.h */
+/* The address of a field in the block of vCPU @cpu: see hcalls.h */
 static uint64_t guest_field(unsigned cpu, unsigned field)
 {
     return BLOCKS + cpu * BLOCK_SIZE + field;
@@ -110,7 +110,7 @@ static void guest_set(QTestState *qts, unsigned cpu, unsigned field,
     qtest_writeq(qts, guest_field(cpu, field), value);
 }
 
-/* Have vCPU @cpu, which is idle, forget its results, and make some calls. */
+/* Have the idle vCPU @cpu make calls, whose results replace earlier ones. */
 static void guest_call(QTestState *qts, unsigned cpu, unsigned calls)
 {
     guest_set(qts, cpu, COUNT, 0);
@@ -137,7 +137,7 @@ static void guest_load(QTestState *qts, unsigned cpus, unsigned calls)
     }
 }
 
-/* Have vCPUs take interrupts in their calls. */
+/* Have vCPUs take decrementer interrupts during their calls. */
 static void guest_interrupt(QTestState *qts, unsigned cpus)
 {
     for (unsigned cpu = 0; cpu < cpus; cpu++) {
@@ -550,8 +550,9 @@ static void test_quota_timeout(const void *data)
     Source src = source_file(1000);
     QTestState *qts = qtest_initf("-accel tcg,thread=multi " MACHINE "-smp %u "
                                   "-object rng-random,filename=%s,id=r "
-                                  "-device spapr-rng,rng=r,id=hrandom,timeout=200,"
-                                  "max-bytes=40,period=1000", cpus, src.name);
+                                  "-device spapr-rng,rng=r,id=hrandom,"
+                                  "timeout=200,max-bytes=40,period=1000",
+                                  cpus, src.name);
 
     guest_start(qts, cpus, calls);
     guest_wait(qts, cpus);
@@ -594,8 +595,8 @@ static void test_statistics(void)
     int64_t start;
     QTestState *qts = qtest_initf(MACHINE
                                   "-object rng-random,filename=%s,id=r "
-                                  "-device spapr-rng,rng=r,id=hrandom,timeout=0,"
-                                  "pool-size=16", src.name);
+                                  "-device spapr-rng,rng=r,id=hrandom,"
+                                  "timeout=0,pool-size=16", src.name);
 
     /* 10 calls read 1 + 5 * 2 words. The reset drops the last one. */
     source_write(&src, 0, 11);
