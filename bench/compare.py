@@ -18,7 +18,7 @@ from testlib import bare_metal, results, slow_source  # noqa: E402
 
 
 class Full:
-    """How much to measure; seconds are those of one measurement."""
+    """The amount to measure; `seconds` is the time of one measurement."""
     rounds, seconds = 3, 1.5
     slow_seconds = 5
     cpus, pools = (1, 2, 4), (8, 16, 64, 256, 1024, 4096)
@@ -28,7 +28,7 @@ class Full:
 
 
 class Quick(Full):
-    """Little, but something of everything."""
+    """A short run that still has each kind of measurement."""
     rounds, seconds = 1, 0.4
     slow_seconds = 2
     cpus, pools = (1,), (8, 4096)
@@ -43,9 +43,9 @@ def hung(rounds):
 
 def bare_steps(plan, image, found):
     """
-    Bare-metal guests. Puts what is measured into found.
+    The measurements of bare-metal guests, which append results to `found`.
 
-    Yields the steps: the name of each, its seconds, and what to do.
+    Yields for each step its name, its expected seconds, and its function.
     """
     which = [(source, cpus, 0) for source in SOURCES for cpus in plan.cpus]
     which += [(source, 1, pool) for source in SOURCES for pool in plan.pools]
@@ -74,7 +74,7 @@ def bare_steps(plan, image, found):
 
 
 def slow_steps(plan, image, library, found):
-    """Sources that are slow to read; like bare_steps()."""
+    """The measurements of slow sources; like bare_steps()."""
     for chunk, ms in slow_source.SLOW.values():
         for qemu in QEMUS:
             found.append({'qemu': qemu, 'chunk': chunk, 'chunk_ms': ms,
@@ -94,7 +94,7 @@ def slow_steps(plan, image, library, found):
 
 
 def linux_steps(plan, program, found):
-    """Reads of /dev/hwrng in Linux; like bare_steps()."""
+    """The measurements of /dev/hwrng in Linux; like bare_steps()."""
     for source in plan.linux_sources:
         for cpus in plan.linux_cpus:
             for qemu in QEMUS:
@@ -117,7 +117,7 @@ def linux_steps(plan, program, found):
 
 
 def other_steps(plan, boots, idle):
-    """Boots of Linux, and an idle Linux; like bare_steps()."""
+    """The measurements of boots and of idle guests; like bare_steps()."""
     for turn in range(plan.boots):
         for who in ('none', *QEMUS):
             def do(who=who):
@@ -129,7 +129,7 @@ def other_steps(plan, boots, idle):
 
 
 def do_all(steps):
-    """Do the steps, and say how long they take."""
+    """Do the steps, printing the time left; return the seconds taken."""
     steps = list(steps)
     total = sum(seconds for _, seconds, _ in steps)
     began, planned = time.monotonic(), 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What figures of a few guests mean for a host of a thousand."""
+"""Compute figures for a host with 1,000 guests from those of a few guests."""
 
 import math
 
@@ -10,7 +10,7 @@ SOURCES = (10 ** 4, 10 ** 5, 10 ** 6)   # bytes per second, of hardware
 
 
 def number(value):
-    """Two or three digits that count."""
+    """A number with two or three significant digits."""
     if value >= 100:
         return f'{float(f"{value:.3g}"):,.0f}'
     return f'{value:.2g}'
@@ -21,7 +21,7 @@ def row(what, value, unit, how):
 
 
 def need(facts):
-    """What guests take that do nothing in particular, and what it costs."""
+    """What guests need at boot and when they are idle, and its cost."""
     boot, idle = facts['boot_bytes'], facts['idle_bytes_per_s']
     ns, daemon = facts['urandom_ns'], facts['daemon_ns_per_byte']
     memory = max(0, *facts['memory_kib'].values())
@@ -43,7 +43,7 @@ def need(facts):
 
 
 def greedy(facts):
-    """When each guest takes all that it can get."""
+    """What guests get, and its cost, if each of them calls all the time."""
     ns, daemon = facts['urandom_ns'], facts['daemon_ns_per_byte']
     egd, quota, wait = facts['egd_ns'], facts['quota'], facts['quota_ns']
     most = 1e9 / daemon
@@ -65,7 +65,7 @@ def greedy(facts):
 
 
 def hardware(facts):
-    """A slow source by way of an EGD daemon: a row for each speed."""
+    """A table for slow sources behind an EGD daemon, a row for each rate."""
     boot, idle = facts['boot_bytes'], facts['idle_bytes_per_s']
     lines = [
         '| rate of the source | a guest gets | idle guests take of it | all '

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The machines that are measured, and where they get random numbers from."""
+"""The machines that are measured, and their backends and sources."""
 
 import functools
 import shutil
@@ -21,11 +21,11 @@ DEVICES = ('spapr-rng', 'virtio-rng-pci')
 
 
 class Hangs(Exception):
-    """A guest does not go on."""
+    """A guest makes no progress."""
 
 
 def wait_for(condition, seconds):
-    """Raises Hangs if that takes longer."""
+    """Wait until the condition is true; raise Hangs after so many seconds."""
     limit = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > limit:
@@ -35,7 +35,7 @@ def wait_for(condition, seconds):
 
 @contextmanager
 def backend(source):
-    """The -object for that source, without its id, and more arguments."""
+    """The -object of a source of SOURCES, without its id, and its -chardev."""
     if source == 'rng-egd':
         with tempfile.TemporaryDirectory() as directory, \
                 egd(Path(directory)) as (_, args):
@@ -47,7 +47,7 @@ def backend(source):
 
 @contextmanager
 def guest(directory, image, qemu, *args, **kwargs):
-    """The bare-metal guest, a bare_metal.Guest."""
+    """A bare_metal.Guest on a QEMU of QEMUS."""
     vm = Guest(functools.partial(machine, directory), image, Path(directory),
                *args, build=QEMUS[qemu], **kwargs)
     try:
@@ -58,7 +58,7 @@ def guest(directory, image, qemu, *args, **kwargs):
 
 @contextmanager
 def bare(image, qemu, source, cpus, pool):
-    """That guest, on one of SOURCES."""
+    """The bare-metal guest with a source of SOURCES."""
     properties = {'pool_size': pool} if pool else {}
     with (tempfile.TemporaryDirectory() as directory,
           backend(source) as (rng, args),
@@ -69,7 +69,7 @@ def bare(image, qemu, source, cpus, pool):
 
 @contextmanager
 def slow(image, library, qemu, chunk, ms):
-    """That guest and its source, which takes as long for each chunk."""
+    """The bare-metal guest with a SlowSource; yields both."""
     with tempfile.TemporaryDirectory() as directory:
         source = SlowSource(directory, library, chunk, ms)
         with guest(directory, image, qemu, source.backend,
@@ -78,14 +78,14 @@ def slow(image, library, qemu, chunk, ms):
 
 
 class Linux(Console):
-    """A Linux guest that runs a job."""
+    """A Linux guest that runs a job, with the time since its start."""
 
     def __init__(self, qemu):
         self._start = time.monotonic()
         super().__init__(qemu, quiet=True)
 
     def wait_for_line(self, start, seconds):
-        """Returns how long it took since the start of QEMU."""
+        """Wait for a line; return the seconds since the start of QEMU."""
         try:
             self.lines_until(start, self._start + seconds - time.monotonic())
         except AssertionError:
@@ -95,7 +95,10 @@ class Linux(Console):
 
 @contextmanager
 def linux(qemu, args, job='', program=None):
-    """Such a guest, with a program in its root; ends with the block."""
+    """A Linux guest for the time of the block.
+
+    program: the path of a program that is copied to the guest's root directory
+    """
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         programs = []

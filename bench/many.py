@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Many guests on one host that all call at once, and what each gets."""
+"""Measure many guests on one host that all call at the same time."""
 
 import argparse
 import functools
@@ -26,7 +26,8 @@ URANDOM = 'rng-random,filename=/dev/urandom'
 FOR_EVER = 2 ** 40
 POLL = 0.1
 QUOTA = 1000    # bytes per second
-# Of the slow source, for each guest: 100,000 bytes/s among 1,000
+# The bytes per second of the slow source for each guest, as if 1,000 guests
+# shared 100,000 bytes/s
 SHARE = 100
 
 MARKS = '<!-- bench/many.py -->', '<!-- end of bench/many.py -->'
@@ -34,7 +35,7 @@ MARKS = '<!-- bench/many.py -->', '<!-- end of bench/many.py -->'
 
 @contextmanager
 def guests(directory, number, backend, *args, **properties):
-    """So many machines, not calling yet."""
+    """A number of running machines, which make no calls yet."""
     image = bare_metal.build(directory)
     with ExitStack() as stack:
         started = []
@@ -49,7 +50,7 @@ def guests(directory, number, backend, *args, **properties):
 
 
 def memory(guest):
-    """What QEMU has allocated, and its share of everything, in KiB."""
+    """QEMU's memory in KiB: RssAnon, which it has allocated, and Pss."""
     process = Path(f'/proc/{guest.qemu.get_pid()}')
     found = {}
     for file in ('status', 'smaps_rollup'):
@@ -66,8 +67,11 @@ def counts(started):
 
 def watch(started, seconds):
     """
-    Returns for how long each guest was seen to make no call, and the longest
-    time between two looks: this process may have to wait for a core, too.
+    Watch the calls of the guests for so many seconds.
+
+    Returns the longest time for which each guest made no call, and the longest
+    time between two looks at the guests, as this process may also have to wait
+    for a core.
     """
     begin = now = time.monotonic()
     last, since = counts(started), [now] * len(started)
@@ -84,23 +88,27 @@ def watch(started, seconds):
 
 
 def check_guest(guest, given):
-    """Each word that the device gave is one that the guest got."""
+    """Check that the guest got each word that the device gave."""
     timeouts, got = statistic(guest, 'timeouts'), guest.get(0, COUNT)
-    # One more may be on its way.
+    # The guest may not have counted its last call yet.
     expect(0 <= given // 8 + timeouts - got <= 1,
            f'{given} bytes given and {timeouts} calls failed make {got} calls')
     return timeouts
 
 
 def snapshot(started, daemon):
-    """How far each guest has come, and what processor time that took."""
+    """The time, the guests' calls, and the processor time used so far."""
     return {'time': time.monotonic(), 'calls': counts(started),
             'cpu': sum(guest.cpu_seconds() for guest in started),
             'daemon': cpu_seconds(daemon.pid) if daemon else 0}
 
 
 def bytes_given(started):
-    """When, and what each guest has got so far. QEMU may be slow to say."""
+    """For each guest, the bytes that it has got, and the time of the answer.
+
+    On a busy host, QEMU may be slow to answer, so that each answer has its own
+    time.
+    """
     return [(time.monotonic(), statistic(guest, 'bytes'))
             if guest.has_device else (0, 0) for guest in started]
 
@@ -111,7 +119,7 @@ def in_that_time(before, after, seconds):
 
 
 def stop(started):
-    """Returns how many calls failed; none of the others got lost."""
+    """Stop the guests; return how many calls failed. No call may be lost."""
     failed = 0
     for guest in started:
         expect(guest.qemu.is_running(), guest.log())
@@ -124,11 +132,11 @@ def stop(started):
 
 
 def measure(started, seconds, daemon=None):
-    """All call at once, for so many seconds."""
+    """Have all guests call at the same time, for so many seconds."""
     has_device = started[0].has_device
     for guest in started:
         guest.call(FOR_EVER, H_RANDOM if has_device else H_UNASSIGNED)
-    time.sleep(0.5)     # not the start
+    time.sleep(0.5)     # The start is not measured.
     bytes_before, before = bytes_given(started), snapshot(started, daemon)
     longest, apart = watch(started, seconds)
     after, bytes_after = (snapshot(started, daemon),
@@ -149,7 +157,7 @@ def measure(started, seconds, daemon=None):
 
 
 def run_all(directory, number, seconds):
-    """Each case anew, so that none has the caches of another."""
+    """Measure each case with new machines, so that no case has warm caches."""
     def case(name, backend, *args, daemon=None, **properties):
         print(f'{number} guests: {name}', flush=True)
         with guests(directory, number, backend, *args,
@@ -170,7 +178,7 @@ def run_all(directory, number, seconds):
 
 
 def linux_need(directory, seconds):
-    """How much a Linux guest takes for itself: at boot, and when idle."""
+    """How many bytes a Linux guest takes at boot, and when it is idle."""
     print('a Linux guest', flush=True)
     vm = machine(directory, *linux_args('6.1', directory), *spapr_rng())
     try:
@@ -185,7 +193,7 @@ def linux_need(directory, seconds):
 
 
 def memory_kib(found, field):
-    """That of a device: what is usual, and what it could be at most."""
+    """The memory of one device: the median, and an upper limit."""
     without, with_it = ([sizes[field] for sizes in found[name]['memory_kib']]
                         for name in ('none', 'urandom'))
     return (round(statistics.median(with_it) - statistics.median(without)),
@@ -193,7 +201,7 @@ def memory_kib(found, field):
 
 
 def summary(found, need):
-    """What extrapolate.py computes with."""
+    """The facts that extrapolate.py computes with."""
     usual, most = memory_kib(found, 'RssAnon')
     pss = memory_kib(found, 'Pss')[0]
     return {'boot_bytes': need['boot_bytes'],
@@ -211,7 +219,7 @@ def case_line(name, case):
         got, unit = case['calls'], 'calls/s'
     rate = statistics.median(got) / case['seconds']
     failed = case['failed_calls']
-    # Calls that fail do so at once, which is no progress.
+    # After a timeout, calls fail at once. Such calls are no progress.
     pause = '—' if failed else f"{max(case['longest_pause_s']):.1f} s"
     ratio = f'{max(got) / min(got):.2f}' if min(got) else 'some got nothing'
     return (f"| {name} | {rate:,.0f} {unit} | {ratio} | {pause} | {failed:,} "
@@ -223,7 +231,7 @@ def kib(value):
 
 
 def table(number, found, need, facts):
-    """The lines for people."""
+    """The lines of many.md."""
     slow = f'EGD daemon with {SHARE * number:,} bytes/s'
     names = {'none': 'no device, a hypercall that nobody implements',
              'urandom': 'rng-random on /dev/urandom', 'egd': 'EGD daemon',
@@ -256,7 +264,7 @@ def table(number, found, need, facts):
 
 
 def put_into(page, lines):
-    """In the place of what was between the marks."""
+    """Replace the lines between the marks of the page."""
     head, _, rest = page.read_text().partition(MARKS[0])
     _, _, tail = rest.partition(MARKS[1])
     page.write_text('\n'.join([head + MARKS[0], '', *lines, '',

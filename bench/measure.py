@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is measured of one machine."""
+"""The measurements of one machine."""
 
 import collections
 import math
@@ -22,7 +22,7 @@ from testlib.programs import compile_c
 from testlib.results import Failure
 from testlib.slow_source import latencies
 
-BATCH = 0.04    # seconds that some calls of a vCPU take, between two looks
+BATCH = 0.04    # intended seconds of one batch of calls
 BARE_LIMIT = 15
 BOOT_LIMIT = 180
 NS_PER_TICK = 1e9 / TB_HZ
@@ -32,16 +32,16 @@ SELECT = {'spapr-rng': f'echo pseries_rng >{CURRENT}',
                             f'echo virtio_rng.0 >{CURRENT}'}
 
 
-boots = []  # how long Linux took
+boots = []  # the seconds of all boots of Linux so far
 
 
 def hangs(seconds):
-    """The result where a guest did not go on for that long."""
+    """The result for a guest that made no progress for so many seconds."""
     return {'hangs_after_s': seconds}
 
 
 def figures(p50, p99, p999, longest, samples):
-    """From ticks."""
+    """A result with durations in nanoseconds, from durations in ticks."""
     return {'p50_ns': round(p50 * NS_PER_TICK),
             'p99_ns': round(p99 * NS_PER_TICK),
             'p999_ns': round(p999 * NS_PER_TICK),
@@ -49,7 +49,7 @@ def figures(p50, p99, p999, longest, samples):
 
 
 def percentile(counts, total, thousandths):
-    """Of values that were counted, which come in order."""
+    """A percentile of values, from sorted pairs of value and count."""
     rank = math.ceil(total * thousandths / 1000)
     for value, count in counts:
         rank -= count
@@ -59,7 +59,7 @@ def percentile(counts, total, thousandths):
 
 
 class Calls:
-    """What is known of one hypercall on one machine."""
+    """The measurements of one hypercall on one machine."""
 
     def __init__(self, vm, opcode):
         self._vm = vm
@@ -68,7 +68,7 @@ class Calls:
         self._calls = 0
         self._seconds = 0
         self._batch = 16
-        # Twice, for one may come while the host does something else
+        # Use the faster of two batches: the host may have interrupted one.
         while min(self._make(self._batch), self._make(self._batch)) < \
                 BATCH / 8:
             self._batch *= 2
@@ -85,7 +85,7 @@ class Calls:
         return sum(self._vm.get(cpu, FAULTS) for cpu in range(self._vm.cpus))
 
     def measure(self):
-        """Once for throughput, once for durations."""
+        """Make one batch for the throughput, and one for the durations."""
         seconds = self._make(self._batch)
         self._seconds += seconds
         self._calls += self._batch * self._vm.cpus
@@ -110,7 +110,7 @@ class Calls:
 
 
 def bare(seconds, *which):
-    """The null hypercall and H_RANDOM in turn, for that many seconds."""
+    """Measure the null hypercall and H_RANDOM in turn."""
     with machines.bare(*which) as vm:
         null = Calls(vm, H_UNASSIGNED)
         try:
@@ -125,7 +125,7 @@ def bare(seconds, *which):
 
 
 def _stop(vm):
-    """How many milliseconds that takes."""
+    """Stop the machine; return the milliseconds that it took."""
     start = time.monotonic()
     try:
         with within(BARE_LIMIT):
@@ -136,7 +136,7 @@ def _stop(vm):
 
 
 def slow(seconds, *which):
-    """A guest that calls all the time, and the monitor meanwhile."""
+    """Measure a guest that calls all the time, and the monitor's answers."""
     with machines.slow(*which) as (vm, source):
         vm.call(1 << 40)
         machines.wait_for(lambda: source.is_read, BARE_LIMIT)
@@ -150,13 +150,16 @@ def slow(seconds, *which):
 
 
 def build_reads(directory):
-    """The program that measures inside Linux."""
+    """Compile the program that measures in the Linux guest."""
     return compile_c('guests/reads.c', directory, '-static',
                      compiler='powerpc64le-linux-gnu-gcc')
 
 
 def _linux(limit, seconds, program, qemu, source, cpus, devices):
-    """What these devices gave, one after the other, until one hung."""
+    """Measure the devices one after the other, until one of them hangs.
+
+    Returns the results of the devices that did not hang.
+    """
     job = '\n'.join(f'{SELECT[device]}\n/reads {cpus} {seconds}'
                     for device in devices)
     with machines.backend(source) as (rng, args):
@@ -180,11 +183,11 @@ def _linux(limit, seconds, program, qemu, source, cpus, devices):
 
 
 def linux(*which, devices=DEVICES):
-    """Reads of /dev/hwrng; by device."""
+    """Measure reads of /dev/hwrng; return the results by device."""
     results = {}
     left = list(devices)
     while left:
-        # Far more than any took; a busy host delays them all.
+        # Three times the longest boot so far: a busy host delays each boot.
         limit = max(30, round(3 * max(boots))) if boots else BOOT_LIMIT
         for result in _linux(limit, *which, left):
             results[left.pop(0)] = result
@@ -194,14 +197,14 @@ def linux(*which, devices=DEVICES):
 
 
 def device_args(who, rng):
-    """A QEMU, and arguments for its device; that of 'none' has none."""
+    """The QEMU to use, and its arguments for the device; 'none': no device."""
     if who == 'none':
         return 'ours', []
     return who, spapr_rng(rng)
 
 
 def booted(guest, who):
-    """Wait for the end of the boot; returns how long it took."""
+    """Wait for the end of the boot; return its seconds."""
     try:
         return guest.wait_for_line('--- job begin', BOOT_LIMIT)
     except Hangs:
@@ -211,14 +214,14 @@ def booted(guest, who):
 
 
 def boot(who):
-    """How long Linux takes to its first process's job."""
+    """The seconds from the start of QEMU to the job of Linux's init."""
     with machines.backend('rng-random') as (rng, _):
         with machines.linux(*device_args(who, rng)) as guest:
             return round(booted(guest, who), 3)
 
 
 def idle(seconds, settle):
-    """What Linux guests cost that do nothing, at the same time."""
+    """Measure idle Linux guests, without and with each device, together."""
     with ExitStack() as stack:
         guests = {}
         for who in ('none', *machines.QEMUS):

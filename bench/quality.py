@@ -1,6 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What /dev/hwrng gives in a Linux guest: the source's bytes, good ones."""
+"""Test the bytes of /dev/hwrng in a Linux guest.
+
+They must be the bytes of the source, and are compared with random bytes of the
+host by statistical tests.
+"""
 
 import argparse
 import math
@@ -26,22 +30,23 @@ MB = 10 ** 6
 URANDOM = Path('/dev/urandom')
 TOOLS = {'rngtest': 'rng-tools-debian', 'dieharder': 'dieharder'}
 
-# The guest's kernel takes some words for itself: one now and then for its
-# thread that reads the device, four when it reseeds its own generator.
+# The most words that the guest's kernel takes for itself between two reads of
+# the guest: sometimes one for its thread that reads the device, and four when
+# it reseeds its own generator.
 KERNEL_WORDS = 5
 
-# Of 10,000 blocks of 20,000 random bits, FIPS 140-2 rejects about 8: 1 for
-# monobit, 1 for poker, 3 for runs and 3 for long runs, from its limits.
+# Of 10,000 blocks of 20,000 random bits, FIPS 140-2 rejects about 8, which its
+# limits imply: 1 for monobit, 1 for poker, 3 for runs and 3 for long runs.
 FIPS_RATE = 8e-4
 
-# dieharder's own limits: p-values below 0.005 or above 0.995 are weak, below
-# 1e-6 or above 1 - 1e-6 failed.
+# dieharder's own limits: a p-value below 1e-6 or above 1 - 1e-6 is a failure;
+# one below 0.005 or above 0.995 is weak.
 WEAK_RATE = 2 * (0.005 - 1e-6)
 FAILED_RATE = 2 * 1e-6
 
-# Of those tests that dieharder lists as good, the ones that 1 GB holds without
-# reading it twice: number, tuple, and how many MB they read. 100, STS monobit,
-# is left out: it is part of 102.
+# The tests that dieharder lists as good, and that do not read a file of 1 GB
+# twice: number, tuple, and how many MB the test reads. Test 100, STS monobit,
+# is missing, because test 102 contains it.
 DIEHARDER = [
     (0, 0, 16), (1, 0, 401), (2, 0, 512), (3, 0, 240), (4, 0, 105),
     (8, 0, 26), (9, 0, 512), (10, 0, 10), (11, 0, 7), (12, 0, 5),
@@ -52,8 +57,10 @@ DIEHARDER = [
 
 def draw(directory, source, megabytes, *args):
     """
-    Boot Linux and have it copy /dev/hwrng to a disk. Returns the disk, and
-    how many bytes the device says that the guest got.
+    Boot Linux, and copy /dev/hwrng to a disk.
+
+    Returns the disk's file, and how many bytes the guest got by the device's
+    statistics.
     """
     disk = directory / 'disk'
     with open(disk, 'wb') as file:
@@ -80,8 +87,9 @@ def draw(directory, source, megabytes, *args):
 
 def skipped(words):
     """
-    The words are 1, 2, 3 and so on but for a few at a time, which the kernel
-    took. Returns how many these are.
+    Check that words are the numbers of the source, without a few at a time.
+
+    The kernel takes the missing words. Returns how many are missing.
     """
     count, due = 0, words[0]
     for i, word in enumerate(words):
@@ -93,11 +101,11 @@ def skipped(words):
 
 
 def check_numbers(directory, megabytes):
-    """The source counts; so must what the guest reads."""
+    """Check that the guest reads the words of a source that counts."""
     log = directory / 'trace'
     with numbers(directory) as fifo:
         disk, given = draw(directory, fifo, megabytes,
-                           # Numbers that count are not random.
+                           # The health tests reject numbers that count.
                            '-global', 'spapr-rng.health-test=off',
                            '-trace', 'spapr_rng_call', '-D', str(log))
     count = megabytes * MB // 8
@@ -105,7 +113,7 @@ def check_numbers(directory, megabytes):
     meanwhile = skipped(words)
     with open(log, encoding='ascii') as lines:
         calls = sum(line.startswith('spapr_rng_call') for line in lines)
-    # What is missing in the file went to calls of the kernel, not astray.
+    # The words that are missing in the file went to calls of the kernel.
     expect(calls * 8 == given, f'the device read {given} bytes for the guest, '
            f'and gave it {calls * 8}')
     return {'megabytes': megabytes, 'words': count, 'wrong': 0,
@@ -114,7 +122,7 @@ def check_numbers(directory, megabytes):
 
 
 def rngtest(path):
-    """How many blocks there were, and how many failed what."""
+    """The number of blocks, and of failures by test."""
     with open(path, 'rb') as file:
         done = subprocess.run(['rngtest'], stdin=file, capture_output=True,
                               text=True, check=False)
@@ -128,7 +136,7 @@ def rngtest(path):
 
 
 def dieharder(path, megabytes):
-    """The tests that the file is long enough for, each from its beginning."""
+    """Run the tests that the file is long enough for, each from its start."""
     found = []
     for number, size, _ in (test for test in DIEHARDER
                             if test[2] <= megabytes):
@@ -141,8 +149,8 @@ def dieharder(path, megabytes):
                                   text=True, check=True)
         lines = [line.replace(' ', '').split(',')
                  for line in done.stdout.splitlines()]
-        # Squeeze and craps read until they have what they look for: from data
-        # as random as this is not, more than there is.
+        # Some tests, such as squeeze and craps, read until they have enough
+        # events. If data is not random, that may be more than the file has.
         expect(lines, f'dieharder, test {number}: {done.stderr}')
         found += [{'test': name, 'tuple': int(ntuple), 'p': float(p),
                    'assessment': assessment}
@@ -151,7 +159,7 @@ def dieharder(path, megabytes):
 
 
 def test_both(guest, host, megabytes):
-    """At the same time: each test keeps one core busy."""
+    """Test both files at the same time, as each test keeps one core busy."""
     def statistics(path):
         return {'rngtest': rngtest(path),
                 'dieharder': dieharder(path, megabytes)}
@@ -186,7 +194,7 @@ def dieharder_lines(guest, host):
 
 
 def table(exact, megabytes, found):
-    """The lines for people."""
+    """The lines of quality.md."""
     fips, tests = [[found[who][tool] for who in ('guest', 'host')]
                    for tool in ('rngtest', 'dieharder')]
     return [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What bench/compare.py measured, for people."""
+"""The tables and the figure of the results of bench/compare.py."""
 
 import statistics
 import subprocess
@@ -12,7 +12,7 @@ HEADS = ['p50', 'p99', 'p99.9', 'max']
 
 
 def best(rounds):
-    """The round with the highest throughput; that with a hang, if any."""
+    """The round with the highest throughput, or one with a hang, if any."""
     def rank(figures):
         return ('hangs_after_s' in figures, figures.get('calls_per_s', 0),
                 figures.get('bytes_per_s', 0))
@@ -20,14 +20,14 @@ def best(rounds):
 
 
 def add_best(found):
-    """To each list of rounds."""
+    """Add the best round of each list of rounds to its entry."""
     for entry in [*found['bare_metal'], *found['slow'], *found['linux']]:
         entry['best'] = {name: best(rounds) for name, rounds in entry.items()
                          if isinstance(rounds, list) and rounds}
 
 
 def nanoseconds(value):
-    """As people write it, with three digits."""
+    """A duration with a readable unit and three digits."""
     for unit, factor in (('ms', 1e6), ('µs', 1e3)):
         if value >= factor:
             value /= factor
@@ -52,7 +52,7 @@ def table(head, rows):
 
 
 def null_rows(entries):
-    """The best of all that were measured beside the other calls."""
+    """The best round of the null hypercall, for each QEMU and vCPU number."""
     for cpus, qemu in dict.fromkeys((e['vcpus'], e['qemu']) for e in entries):
         rounds = [e['best']['null'] for e in entries if 'null' in e['best']
                   and (e['vcpus'], e['qemu']) == (cpus, qemu)]
@@ -134,7 +134,7 @@ def markdown(found):
 
 
 def points(entries):
-    """For gnuplot: where each series stands, and what it has."""
+    """The lines of gnuplot's data: position, figures, label and source."""
     entries = [e for e in entries if e['vcpus'] == 1 and 'pool_size' not in e]
     sources = list(dict.fromkeys(e['source'] for e in entries))
     for number, series in enumerate(('null', 'ours', 'peer')):

@@ -1,8 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-Make very many calls, and migrate very often, and lose nothing; and put as many
-good words through the health tests.
+Check that nothing is lost in very many calls and migrations.
+
+Also run the health tests on as many good words.
 """
 
 import argparse
@@ -23,12 +24,12 @@ from testlib.machine import machine  # noqa: E402
 from testlib.results import Failure, expect  # noqa: E402
 
 WARM_UP = 100000
-STALL = 60  # seconds without a call; the host may be busy
+STALL = 60  # seconds without a call after which the guest hangs
 PR_SET_THP_DISABLE = 41  # prctl(2)
 
 
 def start(directory, fifo, cpus, *args, **kwargs):
-    # Numbers that count are not random.
+    # The health tests reject numbers that count.
     return bare_metal.Guest(
         functools.partial(machine, directory), bare_metal.build(directory),
         directory, f'rng-random,filename={fifo}', *args, cpus=cpus, timeout=0,
@@ -37,15 +38,17 @@ def start(directory, fifo, cpus, *args, **kwargs):
 
 def use_small_pages():
     """
-    From here on, and in QEMU: it asks for huge pages for its translated code,
-    and one that is touched late would look like 2 MB lost.
+    Turn off huge pages for this process and its children, such as QEMU.
+
+    QEMU asks for huge pages for translated code. A huge page that is first
+    used late would look like a leak of 2 MB.
     """
     expect(ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0,
            'huge pages could not be turned off')
 
 
 def anonymous_memory(vm):
-    """What QEMU has allocated, in KiB; not the memory of its guest."""
+    """QEMU's allocated memory in KiB, without the guest's shared memory."""
     status = Path(f'/proc/{vm.qemu.get_pid()}/status')
     for line in status.read_text(encoding='ascii').splitlines():
         if line.startswith('RssAnon:'):
@@ -58,7 +61,7 @@ def total(vm, field):
 
 
 def check_numbers(vm, calls):
-    """All vCPUs together got each of the numbers 1 to calls, once."""
+    """Check that all vCPUs together got each number from 1 to `calls` once."""
     exclusive_or = 0
     for cpu in range(vm.cpus):
         exclusive_or ^= vm.get(cpu, XOR)
@@ -71,7 +74,7 @@ def check_numbers(vm, calls):
 
 
 def make_calls(calls, cpus, directory):
-    """Returns the facts about it."""
+    """Make calls, and check them; return the facts."""
     with numbers(directory) as fifo:
         vm = start(directory, fifo, cpus)
         try:
@@ -103,8 +106,10 @@ def make_calls(calls, cpus, directory):
 
 def migrate(migrations, directory):
     """
-    From process to process, while a vCPU makes calls. One: under TCG, QEMU
-    10.0 loses the second one of a guest that was migrated.
+    Migrate a guest from process to process, while its vCPU makes calls.
+
+    The guest has one vCPU: under TCG, QEMU 10.0 loses the second vCPU of a
+    migrated guest.
     """
     state = directory / 'state'
     with numbers(directory) as fifo:
@@ -135,7 +140,7 @@ def migrate(migrations, directory):
 
 
 def test_words(words, directory):
-    """Good words raise no alarm. Returns the facts about it."""
+    """Check that good words raise no alarm; return the facts."""
     began = time.monotonic()
     done = good_words.test(words, '/dev/urandom', directory)
     expect(done.returncode == 0, f'the health tests: {done.stderr.strip()}')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sources that are programs in C: one is known, one is quick."""
+"""Sources that are C programs: one gives known numbers, and one is fast."""
 
 import os
 import socket
@@ -12,7 +12,7 @@ from testlib.programs import compile_c
 
 @contextmanager
 def numbers(directory):
-    """A FIFO that gives 1, 2, 3 and so on as 64-bit words."""
+    """A FIFO that gives the numbers 1, 2, 3 and so on as 64-bit words."""
     program = compile_c('bench/count.c', directory)
     fifo = directory / 'fifo'
     os.mkfifo(fifo)
@@ -32,7 +32,7 @@ def listens(path):
 
 @contextmanager
 def egd(directory, *args):
-    """An EGD daemon; yields its process and what QEMU needs to use it."""
+    """An EGD daemon; yields its process and QEMU's -chardev for it."""
     path = directory / 'egd.socket'
     command = [compile_c('bench/egd.c', directory), path, *args]
     with subprocess.Popen(command) as daemon:

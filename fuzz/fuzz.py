@@ -1,12 +1,13 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Fuzz the device, or do to it again what is written in files.
+"""Fuzz the device, or repeat the inputs in files.
 
 usage: fuzz/fuzz.py SECONDS [--out DIRECTORY] | FILE...
 
-With --out, what was done goes there as fuzz.json and fuzz.md. Needs a QEMU that
-`scripts/build-qemu $OUT asan qemu-system-ppc64` has built (make fuzz does). What
-is found, and inputs that reach more of our code, are kept in $OUT/fuzz.
+--out writes the result to fuzz.json and fuzz.md in that directory. The fuzzer
+needs the QEMU of `scripts/build-qemu $OUT asan qemu-system-ppc64`, which `make
+fuzz` builds. $OUT/fuzz keeps inputs that found a fault, and inputs that reach
+more code of the series.
 """
 
 import os
@@ -27,7 +28,7 @@ SOURCES = ['h_random.c', 'machine.c', 'source.c']
 
 
 def build():
-    """Make the fuzzer and what it starts; return its environment."""
+    """Build the fuzzer and its helpers; return the fuzzer's environment."""
     (WORK / 'corpus').mkdir(parents=True, exist_ok=True)
     for source in SOURCES:
         subprocess.run(['clang', '-O2', '-g', '-Wall', '-Wextra', '-Werror',
@@ -43,12 +44,12 @@ def build():
         FUZZ_IMAGE=str(bare_metal.build(WORK)), FUZZ_CONFIG=str(TCG),
         FUZZ_PRELOAD=str(slow_source.build(WORK)),
         FUZZ_COUNTERS=str(WORK / 'counters'),
-        # QEMU leaves much to the end of the process.
+        # QEMU does not free all its memory before it ends.
         ASAN_OPTIONS='detect_leaks=0', UBSAN_OPTIONS='halt_on_error=1')
 
 
 def fuzz(seconds, environment, out):
-    """Whether nothing was found."""
+    """Fuzz for so many seconds; return whether nothing was found."""
     before = set(WORK.glob('crash-*'))
     runs = 0
     with subprocess.Popen(

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The host's side of guests/bare-metal/hcalls.S, whose memory it shares."""
+"""The host's side of the guest guests/bare-metal/hcalls.S.
+
+The host shares the guest's memory, in the layout of hcalls.h.
+"""
 
 import array
 import itertools
@@ -22,7 +25,7 @@ from testlib.machine import (OPTIONS, cpu_seconds, migration, spapr_rng,
 
 
 def build(directory):
-    """Make the image that QEMU loads."""
+    """Build the image that QEMU loads; return its path."""
     image = Path(directory) / 'hcalls.bin'
     subprocess.run(['make', '-s', '-C', TOP / 'guests/bare-metal',
                     f'O={image.parent}', image], check=True)
@@ -30,7 +33,7 @@ def build(directory):
 
 
 def word(i):
-    """Word i of a source; 64 bits that no other i has."""
+    """Word i of a source: 64 bits. The words of a source are all different."""
     return (i + 1) * 0x9e3779b97f4a7c15 % 2 ** 64
 
 
@@ -40,10 +43,10 @@ def source_bytes(first, end):
 
 class Guest:
     """
-    A machine with the device, its source `backend`, and the program; without
-    a backend, also without the device.
+    A machine that runs the program, with the device and its backend.
 
-    options: those of machine(), and the device's properties
+    backend: as for -object, without its id; None: no device and no backend
+    options: the options of machine(), and the device's properties
     """
 
     _number = itertools.count()
@@ -58,7 +61,7 @@ class Guest:
         with open(self.ram, 'ab+') as file:
             file.truncate(RAM_SIZE)
             memory = mmap.mmap(file.fileno(), RAM_SIZE)
-        # Whole words, lest one be seen while the guest changes it
+        # Access whole words: a word is never seen half changed by the guest.
         self._words = memoryview(memory).cast('Q')
         if not ram:
             self._set_up(interrupts)
@@ -73,13 +76,13 @@ class Guest:
 
     @staticmethod
     def memory_args(path):
-        """Arguments that have QEMU share the guest's memory."""
+        """The arguments that make QEMU share the guest's memory."""
         return ['-m', f'{RAM_SIZE >> 20}M', '-machine', 'memory-backend=ram',
                 '-object', 'memory-backend-file,id=ram,share=on,'
                 f'size={RAM_SIZE},mem-path={path}']
 
     def _set_up(self, interrupts):
-        """What the program wants to know at its start."""
+        """Write the parameters that the program reads at its start."""
         self._poke(CPUS, self.cpus)
         for cpu in range(self.cpus):
             self.set(cpu, INTERRUPTS, interrupts)
@@ -98,7 +101,7 @@ class Guest:
                                                    sys.byteorder)
 
     def _ring(self, cpu, length):
-        """The first words of that vCPU's ring."""
+        """The first `length` words of the ring of vCPU `cpu`."""
         first = (cpu + 1) << 17
         words = array.array('Q', self._words[first:first + length].tobytes())
         if sys.byteorder == 'little':
@@ -112,7 +115,7 @@ class Guest:
         self._poke(BLOCKS + cpu * BLOCK_SIZE + field, value)
 
     def call(self, calls=1, opcode=H_RANDOM, cpus=None, record=True):
-        """Have vCPUs, all unless told, make calls; does not wait for them."""
+        """Have vCPUs make calls, without waiting for them; None: all vCPUs."""
         for cpu in range(self.cpus) if cpus is None else cpus:
             self.set(cpu, CALLS, calls)
             self.set(cpu, OPCODE, opcode)
@@ -124,12 +127,12 @@ class Guest:
         return self.get(cpu, DONE) == self.get(cpu, GO)
 
     def finish(self, seconds=HANG):
-        """Wait until all calls have returned, with r5..r12 as they were."""
+        """Wait until all calls have returned; none may change r5..r12."""
         until(lambda: all(map(self.done, range(self.cpus))), seconds)
         assert not any(self.get(cpu, DAMAGE) for cpu in range(self.cpus))
 
     def rtas(self, token, *args, cpu=0):
-        """Have that vCPU make an RTAS call; its one result, 0 if it worked."""
+        """Have a vCPU make an RTAS call; return its one result, 0: success."""
         words = [token, len(args), 1, *args, 0, 0]
         for i in range(0, len(words) - 1, 2):
             self._poke(HOST_RTAS_ARGS + 4 * i, words[i] << 32 | words[i + 1])
@@ -139,61 +142,61 @@ class Guest:
         return self._peek32(HOST_RTAS_ARGS + 4 * (3 + len(args)))
 
     def start_cpu(self, cpu):
-        """Have vCPU 0 start another one that has stopped itself."""
+        """Have vCPU 0 start another vCPU, which has stopped itself."""
         work = self._peek32(RTAS_ARGS + 16)
         assert self.rtas(RTAS_START_CPU, cpu, work, cpu) == 0
 
     def calls_wait(self):
-        """Whether each vCPU is in its call; gives it time to get there."""
+        """Whether each vCPU waits in its call, some time after it began."""
         until(lambda: all(self.get(cpu, START) for cpu in range(self.cpus)))
         time.sleep(0.05)
         return not any(map(self.done, range(self.cpus)))
 
     def count(self):
-        """How many calls returned."""
+        """How many recorded calls have returned."""
         return sum(self.get(cpu, COUNT) for cpu in range(self.cpus))
 
     def call_until_success(self):
-        """Have all vCPUs make calls, one at a time."""
+        """Have all vCPUs make one call each, until vCPU 0's call succeeds."""
         until(lambda: self.call() or self.finish() or
               self.results()[-1][0] == H_SUCCESS)
 
     def gets_a_word_each(self):
-        """Each vCPU gets a word of a source's first ones, and no more."""
+        """Each vCPU gets one word; together, the first words of a source."""
         self.finish()
         assert sorted(self.values(cpu) for cpu in range(self.cpus)) == \
             sorted([word(cpu)] for cpu in range(self.cpus))
 
     def results(self, cpu=0):
-        """Status and value of each call of that vCPU."""
+        """Status and value of each recorded call of a vCPU."""
         count = self.get(cpu, COUNT)
         assert count <= RING_LENGTH
         words = self._ring(cpu, 2 * count)
         return list(zip(words[::2], words[1::2]))
 
     def values(self, cpu=0):
-        """What that vCPU got; not one of its calls failed."""
+        """The values that a vCPU got; none of its calls may have failed."""
         results = self.results(cpu)
         assert {status for status, _ in results} <= {H_SUCCESS}
         return [value for _, value in results]
 
     def durations(self, cpu=0):
-        """How many ticks each call took of a batch with record=TIME."""
+        """The duration in ticks of each call of a batch with record=TIME."""
         calls = self.get(cpu, CALLS)
         assert calls <= DURATIONS
         return self._ring(cpu, calls)
 
     def seconds(self, cpus=(0,)):
-        """How long these vCPUs took for their last calls, all in all."""
+        """The seconds from the first start to the last end of a batch."""
         return (max(self.get(cpu, END) for cpu in cpus) -
                 min(self.get(cpu, START) for cpu in cpus)) / TB_HZ
 
     def log(self):
-        """What QEMU said so far."""
+        """QEMU's messages so far."""
         return self.log_path.read_text()
 
     def reports(self):
-        """The same, without who said it and how bad it is."""
+        """The warnings and infos of the log, without prefix and severity."""
         return [line.split(': ', 2)[2] for line in self.log().splitlines()
                 if ': warning: ' in line or ': info: ' in line]
 
@@ -203,26 +206,29 @@ class Guest:
         self.qemu.event_wait('RESET', timeout=HANG)
 
     def quit(self):
-        """End QEMU, which must not wait for anything."""
+        """End QEMU by its monitor; it must end without an error."""
         self.qemu.cmd('quit')
         self.qemu.wait(timeout=HANG)
         assert self.qemu.exitcode() == 0
 
     def save(self, path):
-        """Migrate to a file all but the memory; the guest is stopped then."""
+        """Migrate to a file all but the memory, which stops the guest."""
         self._leave_memory()
         self.qemu.cmd('migrate', uri=f'file:{path}')
         until_saved(self.qemu)
 
     def restore(self, path):
-        """The other end: a machine with that memory, and -incoming defer."""
+        """Continue the saved guest in this machine.
+
+        The machine has the same memory, and was started with -incoming defer.
+        """
         self._leave_memory()
         self.qemu.cmd('migrate-incoming', uri=f'file:{path}')
         until(lambda: self.migration() == 'completed' and
               self.qemu.cmd('query-status')['status'] == 'running')
 
     def _leave_memory(self):
-        """Have migration skip the memory, which takes most of the time."""
+        """Exclude the memory from migration: it takes most of the time."""
         self.qemu.cmd('migrate-set-capabilities', capabilities=[
             {'capability': 'x-ignore-shared', 'state': True}])
 

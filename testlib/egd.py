@@ -13,14 +13,16 @@ from testlib.fifo import ioctl_int
 
 class EgdDaemon:
     """
-    Gives random bytes on a unix socket: N for the request 0x02 N, a byte N
-    and then N for 0x01 N. On any other it hangs up.
+    A daemon that gives random bytes on a unix socket.
 
-    single_bytes: send a byte when the one before has been read
-    silent: never answer; what was asked meanwhile stays without an answer
-    random: a function that makes as many bytes
+    The answer to the request 0x02 N is N bytes. The answer to 0x01 N is the
+    byte N, and then N bytes. After any other request, the daemon hangs up.
+
+    single_bytes: send each byte only when the previous byte has been read
+    silent: do not answer; requests that come meanwhile are never answered
+    random: a function that makes a number of random bytes
     given: the random bytes sent so far, in order
-    asked: how many random bytes were asked for so far
+    asked: how many random bytes were requested so far
     requests, connections: how many there were so far
     """
 
@@ -40,7 +42,7 @@ class EgdDaemon:
         self._lock = threading.Lock()
 
     def backend(self, option='reconnect-ms=50'):
-        """The backend that asks this daemon, and what it needs."""
+        """The backend that asks this daemon, and the backend's -chardev."""
         return ['rng-egd,chardev=egd', '-chardev',
                 f'socket,id=egd,path={self.path},{option}']
 
@@ -54,13 +56,13 @@ class EgdDaemon:
         os.unlink(self.path)
 
     def start(self):
-        """Listen; again after stop()."""
+        """Listen; possible again after stop()."""
         self._listener = self._listen()
         self._acceptor = threading.Thread(target=self._accept, daemon=True)
         self._acceptor.start()
 
     def stop(self):
-        """Die: close all connections, and leave nothing to connect to."""
+        """Die: close all connections, and remove the socket."""
         if self._listener:
             self._unlisten()
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -73,9 +75,9 @@ class EgdDaemon:
 
     def hang_up(self, after=0):
         """
-        Close all connections, once; the next one is served as usual.
+        Close all connections, once; later connections are served as usual.
 
-        after: how many more random bytes to give before that
+        after: how many more random bytes to give before hanging up
         """
         self._left = after
         if not after:
@@ -104,7 +106,7 @@ class EgdDaemon:
                 while self._answer(connection, received.read(2)):
                     pass
             except OSError:
-                pass  # QEMU has hung up, or we have
+                pass  # QEMU or this daemon has hung up.
             self._open.discard(connection)
 
     def _answer(self, connection, request):
@@ -128,7 +130,7 @@ class EgdDaemon:
         return True
 
     def _give(self, connection, size):
-        """Send random bytes. False if that is when to hang up."""
+        """Send random bytes. Return False if the daemon then hangs up."""
         with self._lock:
             if self._left is not None:
                 size = min(size, self._left)
@@ -143,7 +145,7 @@ class EgdDaemon:
 
 
 class _WebSocket:
-    """A connection to a WebSocket server, of which both sides send bytes."""
+    """A connection to a WebSocket server that has a socket's interface."""
 
     def __init__(self, path):
         self._socket = socket.socket(socket.AF_UNIX)
@@ -174,7 +176,8 @@ class _WebSocket:
             head = self._file.read(2)
             if len(head) < 2 or head[0] & 15 == 8:
                 return b''
-            # A server does not mask; its commands are short.
+            # A server does not mask its frames. QEMU's requests are short, so
+            # that the length is in the second byte.
             length = head[1]
             assert length < 126
             self._ahead += self._file.read(length)
@@ -182,7 +185,7 @@ class _WebSocket:
         return data
 
     def sendall(self, data):
-        """In a frame of at most 255 bytes, as a client: masked."""
+        """Send one frame of at most 255 bytes; clients mask their frames."""
         mask = os.urandom(4)
         masked = bytes(byte ^ mask[i % 4] for i, byte in enumerate(data))
         length = bytes([0x80 | len(data)]) if len(data) < 126 else \
@@ -194,7 +197,7 @@ class _WebSocket:
 
 
 class WebSocketDaemon(EgdDaemon):
-    """One that connects to QEMU, which listens with websocket=on."""
+    """A daemon that connects to QEMU, which listens with websocket=on."""
 
     def start(self):
         connection = _WebSocket(self.path)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What checks of docs/examples/ share.
+"""Functions that the checks of docs/examples/ share.
 
-The examples run with the paths of this build, and with a source whose words are
-known.
+The examples run with the paths of this build, and with a source whose words
+are known.
 """
 
 import struct
@@ -18,7 +18,7 @@ SOURCE = '/dev/urandom'
 
 NO_HOTPLUG = "Device 'spapr-rng' does not support hotplugging"
 
-# What a Linux guest reads
+# The job of a Linux guest: print the current driver, and random bytes.
 JOB = '''
 echo "current $(cat /sys/class/misc/hw_random/rng_current)"
 dd if=/dev/hwrng bs=64 count=16 2>/dev/null | hexdump -v -e '/1 "%02x"'
@@ -27,14 +27,14 @@ echo
 
 
 def succeed(*args, **kwargs):
-    """What a program printed; it must not fail."""
+    """Run a program, which must succeed; return its output."""
     done = run(*args, **kwargs)
     assert done.returncode == 0
     return done.stdout + done.stderr
 
 
 def replaced(text, values):
-    """The text of an example with other values in place of what it has."""
+    """The text of an example, with each old value replaced by a new one."""
     for old, new in values.items():
         assert old in text
         text = text.replace(old, str(new))
@@ -42,7 +42,7 @@ def replaced(text, values):
 
 
 def make_source(directory):
-    """A file of known words in place of the examples' source."""
+    """Write a file of known words, which replaces the examples' source."""
     path = directory / 'source'
     path.write_bytes(source_bytes(0, 16384))
     return path
@@ -56,7 +56,7 @@ def linux_properties(directory):
 
 
 def check_words(lines):
-    """Linux had the driver in use, and got words of the source, in order."""
+    """Linux used the driver, and got consecutive words of the source."""
     data = bytes.fromhex(lines[lines.index('current pseries_rng') + 1])
     assert len(data) == 1024
     words = struct.unpack('<128Q', data)
@@ -65,7 +65,7 @@ def check_words(lines):
 
 
 def check_console(text):
-    """The same, and the job has come to its end."""
+    """The console shows words of the source, and the end of the job."""
     lines = text.replace('\r', '').splitlines()
     print('\n'.join(lines))
     check_words(lines)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A source that gives what is written to it, and only that."""
+"""A source that gives exactly the bytes that a check writes to it."""
 
 import fcntl
 import os
@@ -8,12 +8,12 @@ import termios
 
 
 def ioctl_int(file, request):
-    """The int that an ioctl(2) of a file gives."""
+    """The int that an ioctl(2) of a file returns."""
     return struct.unpack('i', fcntl.ioctl(file, request, bytes(4)))[0]
 
 
 class Fifo:
-    """A FIFO, open for writing."""
+    """A FIFO that a check writes to, and that QEMU reads."""
 
     def __init__(self, directory):
         path = directory / 'fifo'
@@ -25,7 +25,7 @@ class Fifo:
         os.write(self._fd, data)
 
     def unread(self):
-        """How many bytes nobody has read yet."""
+        """How many of the written bytes were not read yet."""
         return ioctl_int(self._fd, termios.FIONREAD)
 
     def close(self):

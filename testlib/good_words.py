@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The device's health tests, on words that no guest has to ask for."""
+"""The device's health tests in a program of their own, without a guest."""
 
 import subprocess
 
@@ -9,10 +9,10 @@ from testlib.programs import compile_c
 
 def test(words, source, directory):
     """
-    Put so many words of a file through the tests that were built into QEMU.
+    Run the health tests of the QEMU build on words of a file.
 
-    Returns the process: its status is 1, and its standard error says why, if
-    there was an alarm.
+    Returns the process. After an alarm, its status is 1, and its standard
+    error has the reason.
     """
     tests, = OUT.glob('native/*/hw_ppc_spapr_rng_health.c.o')
     program = compile_c('testlib/good-words.c', directory, tests,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The names that guests/bare-metal/*.h give to numbers."""
+"""The numbers that guests/bare-metal/*.h define, under the same names."""
 
 import re
 

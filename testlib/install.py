@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The QEMU of "make install"."""
+"""The QEMU that "make install" installs."""
 
 import os
 
@@ -10,6 +10,6 @@ PREFIX = os.environ.get('PREFIX', '/usr/local')
 
 
 def install(job, root):
-    """Add below root the QEMU of "make install", or remove it from there."""
+    """Install QEMU below root (job "add"), or uninstall it ("remove")."""
     return run(TOP / 'scripts/install', OUT, job, env=dict(
         os.environ, DESTDIR=str(root), PREFIX=PREFIX))

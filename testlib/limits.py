@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How long to wait for what should come, so that nothing hangs."""
+"""Time limits for waiting, which keep checks from hanging."""
 
 import faulthandler
 import signal
@@ -8,14 +8,15 @@ import threading
 import time
 from contextlib import contextmanager
 
-# What takes as many seconds hangs. A busy machine may stretch for long what is
-# quick on an idle one, so that no time shows how fast something is: counts do,
-# ratios within a process, and times that must not be shorter.
+# A step that takes as many seconds hangs. On a busy host, a quick step may
+# take long, so that no check may fail because a step was slow. A check shows
+# speed by counts, by ratios within one process, or by times that must not be
+# shorter.
 HANG = 180
 
 
 def until(condition, seconds=HANG):
-    """Wait for what should come long before."""
+    """Wait until the condition is true; fail after so many seconds."""
     limit = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < limit
@@ -25,16 +26,17 @@ def until(condition, seconds=HANG):
 @contextmanager
 def within(seconds):
     """
-    Interrupts what takes longer, so that nothing hangs.
+    Interrupt the block when it takes longer, so that a check does not hang.
 
-    Signals come to the main thread. pytest-xdist may run checks in another
-    one: there, the whole worker ends, and the check is reported as failed.
+    Only the main thread handles signals. pytest-xdist may run a check in
+    another thread: then, the whole worker ends, and pytest-xdist reports the
+    check as failed.
     """
     def late(*_):
         raise AssertionError(f'not done within {seconds} s')
 
     if threading.current_thread() is not threading.main_thread():
-        # sys.stderr is pytest's there, and may be no file.
+        # pytest may have replaced sys.stderr by an object without a file.
         faulthandler.dump_traceback_later(seconds, exit=True,
                                           file=sys.__stderr__)
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A Linux guest, and its console."""
+"""A Linux guest that a check talks to by its console."""
 
 import gzip
 import select
@@ -10,15 +10,16 @@ from testlib import GUESTS
 from testlib.limits import HANG
 from testlib.machine import until_saved
 
-# The driver that Linux draws from
+# The driver that /dev/hwrng reads from
 CURRENT = '/sys/class/misc/hw_random/rng_current'
 
-# Without data modprobe may not end: Linux takes the first bytes for itself,
-# in its own thread and in modprobe's, and either may have to wait.
+# Load virtio-rng. Without data, modprobe may not end: Linux reads the first
+# bytes for itself, in a thread of its own and in the process of modprobe, and
+# both may have to wait.
 VIRTIO = ('modprobe virtio_pci; modprobe virtio-rng & '
           f'until grep -q virtio_rng {CURRENT}; do sleep 0.1; done')
 
-# For a test that types commands; see Guest.
+# The job of a Guest: execute the commands that a check types.
 JOB = '''
 stty -echo
 echo '--- ready'
@@ -30,7 +31,7 @@ done
 
 
 def cpio(root, names):
-    """An archive of these files below root, as the kernel unpacks it."""
+    """An initramfs archive of the files `names` below root."""
     return subprocess.run(['cpio', '-o', '--quiet', '-H', 'newc'], cwd=root,
                           input='\n'.join([*names, '']).encode(), check=True,
                           stdout=subprocess.PIPE).stdout
@@ -38,9 +39,9 @@ def cpio(root, names):
 
 def initrd_with_job(kernel, directory, job, programs=()):
     """
-    The guest's initramfs, with a script for its /init to run.
+    Write the guest's initramfs with a job, a script that its /init runs.
 
-    programs: what else of the directory to put there
+    programs: names of further files of the directory to add
     """
     (directory / 'job').write_text(job)
     path = directory / 'initrd'
@@ -51,9 +52,9 @@ def initrd_with_job(kernel, directory, job, programs=()):
 
 def boot_args(kernel, initrd, vof=True):
     """
-    Arguments that have QEMU boot that Linux.
+    The arguments that make QEMU boot Linux.
 
-    vof: not with SLOF, which takes 5 s longer
+    vof: boot with VOF; SLOF, the other firmware, takes 5 s longer
     """
     return ['-machine', f'x-vof={"on" if vof else "off"}',
             '-smp', '2', '-m', '1G',
@@ -62,19 +63,19 @@ def boot_args(kernel, initrd, vof=True):
 
 
 def linux_args(kernel, directory, job=JOB, programs=(), **kwargs):
-    """The same, and that have it run the job."""
+    """The arguments that make QEMU boot Linux, and Linux run a job."""
     return boot_args(kernel, initrd_with_job(kernel, directory, job, programs),
                      **kwargs)
 
 
 class Console:
     """
-    The console of a machine that this launches.
+    The console of a machine, which this class launches.
 
-    lines: what it has printed so far
+    lines: the lines that the console has printed so far
     """
 
-    CONSOLE = None  # the machine's first, or a device of this type
+    CONSOLE = None  # the type of the console device; None: the machine's first
 
     def __init__(self, qemu, quiet=False):
         self.qemu = qemu
@@ -93,7 +94,7 @@ class Console:
         return True
 
     def lines_until(self, start, timeout=HANG):
-        """The console's lines up to one that starts so, which is the last."""
+        """Wait for a line that begins with `start`; return the new lines."""
         end = time.monotonic() + timeout
         first = len(self.lines)
         while not self.lines[first:] or not self.lines[-1].startswith(start):
@@ -109,9 +110,9 @@ class Console:
 
 class Guest(Console):
     """
-    A Linux guest that runs JOB, with the test at its console.
+    A Linux guest that runs JOB, so that a check can type commands.
 
-    incoming: the URI from which a guest comes to go on here
+    incoming: the URI from which a running guest migrates to this machine
     """
 
     def __init__(self, qemu, incoming=None):
@@ -127,31 +128,31 @@ class Guest(Console):
         self.lines_until('--- ready')
 
     def save(self, path):
-        """Migrate to a file. The guest is stopped then."""
+        """Migrate to a file, which stops the guest."""
         self.qemu.cmd('migrate', uri=f'file:{path}')
         until_saved(self.qemu)
 
     def type(self, command):
-        """Start a command."""
+        """Type a command, without waiting for its end."""
         print('#', command)
         self.qemu.console_socket.sendall(f'{command}\n'.encode())
 
     def answer(self, timeout=HANG):
-        """The lines that the command printed, and its status."""
+        """Wait for a command's end; return its output and its status."""
         *lines, status = self.lines_until('--- status ', timeout)
         return lines, int(status.split()[-1])
 
     def run(self, command, timeout=HANG):
-        """Type a command and return its answer."""
+        """Run a command; return its output and its status."""
         self.type(command)
         return self.answer(timeout)
 
     def waits(self):
-        """Whether the command neither ended nor printed anything so far."""
+        """Whether the command has neither ended nor printed anything yet."""
         return not self._received and not self._receive(0)
 
     def quit(self):
-        """End QEMU. Returns QEMU's messages."""
+        """End QEMU, and return its messages."""
         self.qemu.cmd('quit')
         self.qemu.wait(timeout=HANG)
         assert self.qemu.exitcode() == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A machine of the tested QEMU, and what is asked of its monitor."""
+"""A machine of the tested QEMU, and commands to its monitor."""
 
 import sys
 import time
@@ -7,23 +7,27 @@ import time
 from testlib import KIND, OUT, TOP
 from testlib.limits import HANG, until
 
-# QEMU's own packages, of the tree that is tested.
+# QEMU's Python packages, from the tested tree
 sys.path.insert(0, str(OUT / 'qemu/python'))
 
 from qemu.machine import QEMUMachine  # noqa: E402
 
-# What has a machine not warn that TCG lacks some capabilities
+# Turns off the capabilities that TCG lacks, about which QEMU warns otherwise.
 TCG = TOP / 'guests/tcg.cfg'
 
-# The device, whose id is the same in all machines
+# The QOM path of the device, which has the same id in all machines
 DEVICE = '/machine/peripheral/hrandom'
 
-# What machine() takes for which others have keywords of their own
+# The options of machine(). A caller with further keyword arguments, which are
+# properties of the device, tells both apart by these names.
 OPTIONS = ('accel', 'icount', 'build', 'firmware', 'wrapper')
 
 
 class Machine(QEMUMachine):
-    """One whose monitor has to answer; its `qmp_timer` is for the greeting."""
+    """A machine whose monitor must answer each command within HANG.
+
+    QEMUMachine applies its `qmp_timer` only to the greeting.
+    """
 
     def launch(self):
         super().launch()
@@ -33,9 +37,10 @@ class Machine(QEMUMachine):
 def machine(directory, *args, accel='tcg', icount=None, build=OUT / KIND,
             firmware='/usr/share/qemu', **kwargs):
     """
-    A pseries machine under TCG; not yet launched.
+    A pseries machine under TCG; the caller launches it.
 
-    firmware: the directory, None for that of an installed QEMU
+    build: the directory of the QEMU binary
+    firmware: the directory of the firmware; None: QEMU's default
     """
     qemu = Machine(str(build / 'qemu-system-ppc64'),
                    base_temp_dir=directory, log_dir=directory,
@@ -47,62 +52,62 @@ def machine(directory, *args, accel='tcg', icount=None, build=OUT / KIND,
 
 
 def device(**properties):
-    """The device, as -device takes it; a property's - is written _."""
+    """The device, as for -device; in names of properties, _ means -."""
     return ','.join(['spapr-rng', 'id=hrandom', *(
         f'{name.replace("_", "-")}={value}'
         for name, value in properties.items())])
 
 
 def spapr_rng(backend='rng-random,filename=/dev/urandom', **properties):
-    """Arguments for the device and its backend, which has the id rng0."""
+    """The arguments for the device and for its backend rng0."""
     return ['-object', f'{backend},id=rng0',
             '-device', device(rng='rng0', **properties)]
 
 
 def cpu_seconds(pid):
     """The processor time that a process has used."""
-    # The clock of clock_getcpuclockid(3), which Python hasn't got; the ticks
-    # in /proc/PID/stat are too coarse.
+    # The id of a process's clock, as clock_getcpuclockid(3) computes it, which
+    # Python lacks. The ticks in /proc/PID/stat are too coarse.
     return time.clock_gettime(~pid << 3 | 2)
 
 
 def cpu_share(qemu, seconds=2):
-    """How much of one core QEMU uses."""
+    """The share of one core that QEMU uses, measured for some seconds."""
     start, used = time.monotonic(), cpu_seconds(qemu.get_pid())
     time.sleep(seconds)
     return (cpu_seconds(qemu.get_pid()) - used) / (time.monotonic() - start)
 
 
 def hmp(qemu, command):
-    """A command of the human monitor that has nothing to say."""
+    """Execute a command of the human monitor, which must print nothing."""
     assert qemu.cmd('human-monitor-command', command_line=command) == ''
 
 
 def statistic(guest, name):
-    """What a guest's device has counted."""
+    """A statistic of the device of a guest."""
     return guest.qemu.cmd('qom-get', path=DEVICE, property=name)
 
 
 def set_property(guest, name, value):
-    """Set one of the device, which QEMU must accept."""
+    """Set a property of the device, which QEMU must accept."""
     guest.qemu.cmd('qom-set', path=DEVICE, property=name, value=value)
 
 
 def migration(qemu):
-    """How far a migration has come, which must not fail."""
+    """The status of a migration, which must not have failed."""
     status = qemu.cmd('query-migrate').get('status')
     assert status != 'failed'
     return status
 
 
 def until_saved(qemu):
-    """Wait for the end of a migration; until then, "cont" is refused."""
+    """Wait for the end of a migration; before, QEMU refuses "cont"."""
     until(lambda: migration(qemu) == 'completed' and
           qemu.cmd('query-status')['status'] == 'postmigrate')
 
 
 def add_disk(qemu, directory):
-    """A disk that can hold snapshots."""
+    """Add a disk, to which savevm can write snapshots."""
     file = directory / 'disk'
     file.touch()
     qemu.cmd('blockdev-add', driver='file', filename=str(file),

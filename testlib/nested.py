@@ -15,14 +15,15 @@ from testlib.programs import compile_c
 
 KNOWN = 1024    # words in L1's file of that name
 
-# For Linux as L2
+# The job of Linux as L2
 LINUX_JOB = '''
 echo "current $(cat /sys/class/misc/hw_random/rng_current)"
 dd if=/dev/hwrng bs=64 count=4 2>/dev/null | hexdump -v -e '/1 "%02x"'
 echo
 '''
 
-# For L1's shell; each QEMU that it starts has a number. What takes $hang s hangs.
+# Functions for the shell in L1. Each QEMU that L1 starts has a number. A step
+# that takes $hang seconds hangs.
 FUNCTIONS = '''
 modprobe kvm-hv
 [ -c /dev/kvm ] || echo 'no /dev/kvm'
@@ -39,8 +40,10 @@ start() {
     eval pid$number=$!
 }
 
-# Opened for both, lest the shell wait for a QEMU that has ended; and before it
-# is told to, lest its answer go with it
+# qmp NUMBER COMMAND: print the answer, and the events that come before it.
+# Opening the FIFOs for reading and writing does not wait, even if QEMU has
+# ended. The FIFO of the answers is opened before the command is sent: a FIFO
+# that no process has open loses its data.
 qmp() {
     {
         printf '%s\\n' "$2" 1<>qmp$1.in
@@ -54,7 +57,7 @@ qmp() {
     return 1
 }
 
-# ended NUMBER: wait for its end, and return its status
+# ended NUMBER: wait for the end of that QEMU, and return its status
 ended() {
     eval pid=\\$pid$1
     (sleep $hang; kill -9 $pid) 2>/dev/null &
@@ -64,7 +67,8 @@ ended() {
     return $result
 }
 
-# peek ADDRESS WORDS; poke ADDRESS takes the bytes from its input
+# peek ADDRESS WORDS: print words of L2's memory
+# poke ADDRESS: write the bytes of the standard input to L2's memory
 peek() {
     dd if=ram bs=8 skip=$(($1 / 8)) count=$2 2>/dev/null |
         hexdump -v -e '8/1 "%02x" "\\n"'
@@ -76,20 +80,20 @@ poke() {
 
 
 def l2_args(kernel):
-    """What L2's QEMU needs for KVM in a guest of TCG."""
-    # The pages of the newer kernels are of 4 KiB.
+    """The command of L2's QEMU, with the options for KVM in a TCG guest."""
+    # The newer kernels have pages of 4 KiB.
     pages = '' if kernel == '6.1' else ',cap-hpt-max-page-size=4096'
     return ('./qemu -nodefaults -display none -accel kvm -readconfig tcg.cfg '
             f'-machine pseries{pages}')
 
 
 def shell_bytes(data):
-    """A command that prints these bytes."""
+    """A shell command that prints these bytes."""
     return "printf '" + ''.join(f'\\{byte:03o}' for byte in data) + "'"
 
 
 def make_initrd(kernel, directory, image):
-    """Linux, what L2s need, and the job that has us at the console."""
+    """Write L1's initramfs: Linux, the files of L2s, and the job of Guest."""
     linux = GUESTS / f'linux-{kernel}'
     root = directory / 'initrd.d'
     (root / 'root').mkdir(parents=True)
@@ -109,13 +113,13 @@ def make_initrd(kernel, directory, image):
         f'root/{path.name}' for path in (root / 'root').iterdir())])
     shutil.rmtree(root)
     path = directory / 'initrd'
-    # Not compressed, as it would take L1 longer to unpack.
+    # The archive is not compressed, because L1 would be slow to unpack it.
     path.write_bytes(archive + (linux / 'initrd.gz').read_bytes())
     return path
 
 
 class L1(Guest):
-    """Linux with KVM, and a directory for what L2 needs; starts L2s."""
+    """A Linux guest with KVM, which starts L2s in a directory of its own."""
 
     def __init__(self, directory, image, *args, kernel='6.1', cpu='POWER9'):
         self.kernel = kernel
@@ -135,17 +139,17 @@ class L1(Guest):
         return more
 
     def sh(self, command, timeout=HANG):
-        """The lines that a command prints, which must succeed."""
+        """Run a shell command, which must succeed; return its output."""
         lines, status = self.run(command, timeout)
         assert status == 0, f'{command}: {lines}; see {self.log_path}'
         return lines
 
     def feed(self, first, end):
-        """Write these words of a source to the FIFO."""
+        """Write words of a source, from `first` up to `end`, to the FIFO."""
         self.sh(f'{shell_bytes(bare_metal.source_bytes(first, end))} >fifo')
 
     def run_qemu(self, *args, wrapper=''):
-        """QEMU with these arguments, to its end: its output and status."""
+        """Run QEMU to its end; return its output and its status."""
         number = next(L2.numbers)
         self.sh(f"start {number} {wrapper} {l2_args(self.kernel)} "
                 f"{' '.join(args)}")
@@ -154,7 +158,7 @@ class L1(Guest):
 
 
 class _Qemu:
-    """As much of QEMUMachine as bare_metal.Guest uses, at L1's console."""
+    """The part of QEMUMachine that bare_metal.Guest uses, for a QEMU in L1."""
 
     def __init__(self, l1, number):
         self.l1 = l1
@@ -180,7 +184,7 @@ class _Qemu:
 
 
 class L2(bare_metal.Guest):
-    """The bare-metal guest in L1."""
+    """The bare-metal guest as an L2."""
 
     numbers = itertools.count()
 
@@ -199,7 +203,7 @@ class L2(bare_metal.Guest):
             *self.memory_args('ram'), f'-smp {cpus} -bios image',
             '-d trace:kvm_handle_papr_hcall -trace spapr_rng_in_kernel',
             '-device', device(**properties), *args]))
-        # A FIFO keeps nothing before QEMU has opened it.
+        # Wait for QMP's greeting: QEMU has then opened its FIFOs.
         l1.sh(f'read -r -t {HANG} line <>qmp{self.number}.out || '
               f'{{ cat log{self.number}; false; }}')
         self.qemu.cmd('qmp_capabilities')
@@ -219,11 +223,11 @@ class L2(bare_metal.Guest):
         return list(zip(words[::2], words[1::2]))
 
     def in_kernel(self):
-        """What the device says about who serves the guest."""
+        """Whether KVM in L1 answers the guest's calls, says the device."""
         return statistic(self, 'in-kernel')
 
     def traced(self, event):
-        """The texts of all such trace events."""
+        """The texts of all trace events of this name."""
         return self.l1.run(f"sed -n 's/^{event} //p' trace{self.number}")[0]
 
     def vm_fd(self):
@@ -233,13 +237,13 @@ class L2(bare_metal.Guest):
             "sed -n 's/.* \\([0-9]*\\) -> .*kvm-vm.*/\\1/p'")[0])
 
     def exits(self):
-        """How many H_RANDOM came to QEMU."""
+        """How many H_RANDOM calls made the vCPUs exit to QEMU."""
         return int(self.l1.run(f'grep -c "0x300$" trace{self.number}')[0][0])
 
     def log(self):
         return '\n'.join(
             line for line in self.l1.sh(f'cat log{self.number}')
-            # What QEMU says to the small pages of the newer Linux
+            # QEMU's warning about the small pages of the newer kernels
             if not line.endswith('require at least 64kiB hpt-max-page-size'))
 
     def quit(self):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Programs of the host's: some are made here, and some are run to their end."""
+"""Compile and run programs on the host."""
 
 import subprocess
 from pathlib import Path
@@ -9,7 +9,7 @@ from testlib.limits import HANG
 
 
 def compile_c(source, directory, *options, compiler='gcc'):
-    """Make a program of this file of the repository; returns its path."""
+    """Compile a C file of this repository; return the program's path."""
     program = Path(directory) / Path(source).stem
     subprocess.run([compiler, '-O2', '-Wall', '-Wextra', '-Werror', '-o',
                     program, TOP / source, *options], check=True)
@@ -17,7 +17,7 @@ def compile_c(source, directory, *options, compiler='gcc'):
 
 
 def run(*args, timeout=10 * HANG, **kwargs):
-    """Run a program, and print what it says."""
+    """Run a program to its end, and print its output."""
     done = subprocess.run(args, stdin=subprocess.DEVNULL, capture_output=True,
                           text=True, check=False, timeout=timeout, **kwargs)
     print(done.stdout, done.stderr)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where and with what something was measured, and how it is written down."""
+"""Functions that the programs of bench/ share: errors, and writing results."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from testlib import GUESTS, OUT
 
 
 class Failure(Exception):
-    """Something is not as it must be, or cannot be measured."""
+    """A measured machine misbehaves, or a measurement is impossible."""
 
 
 def expect(condition, what):
@@ -32,7 +32,7 @@ def cpu_model():
 
 @contextmanager
 def measuring():
-    """A directory to work in. What fails ends the program, and says so."""
+    """A directory to work in. A Failure ends the program with its message."""
     with tempfile.TemporaryDirectory() as name:
         try:
             yield Path(name)
@@ -41,14 +41,14 @@ def measuring():
 
 
 def need_linux():
-    """There must be a guest that can be measured."""
+    """End the program if the Linux guest was not built."""
     if not (GUESTS / 'linux-6.1/initrd.gz').exists():
         sys.exit(f'{Path(sys.argv[0]).stem}: there is no Linux guest: run '
                  '"guests/linux/build 6.1"')
 
 
 def environment(qemu=OUT / 'native/qemu-system-ppc64', command=None):
-    """What results depend on; the command is this one, unless told."""
+    """The facts that results depend on; command: by default, this program."""
     command = command or ' '.join(
         [f'bench/{Path(sys.argv[0]).name}', *sys.argv[1:]])
     version = subprocess.run([qemu, '--version'], capture_output=True,
@@ -60,7 +60,7 @@ def environment(qemu=OUT / 'native/qemu-system-ppc64', command=None):
 
 
 def write(directory, name, where, results, lines):
-    """NAME.json has all of it, NAME.md the lines for people."""
+    """Write all results to NAME.json, and the readable lines to NAME.md."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / f'{name}.json').write_text(
         json.dumps({**where, 'results': results}, indent=2) + '\n')

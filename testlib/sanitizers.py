@@ -1,35 +1,39 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""QEMUs with sanitizers, and what these report."""
+"""How to run a QEMU with sanitizers, and to read their reports."""
 
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 
-# QEMU gives up the BQL in a coroutine when a migration comes in. The thread
-# sanitizer takes that for another thread, and from then on does not know who
-# has the BQL.
+# For an incoming migration, QEMU unlocks the BQL in a coroutine. The thread
+# sanitizer takes the coroutine for another thread, and from then on does not
+# know which thread has the BQL.
 LOST = 'WARNING: ThreadSanitizer: unlock of an unlocked mutex'
 
 
 def environment(log):
-    """Variables that have every QEMU write reports to files named log.PID."""
+    """The variables that make each QEMU write reports to a file log.PID."""
     common = f'log_path={log}:'
     return {
-        # Else, GLib hands memory from thread to thread on its own.
+        # Otherwise, GLib's own allocator passes memory from thread to thread,
+        # unseen by the sanitizers.
         'G_SLICE': 'always-malloc',
         'ASAN_OPTIONS': common + 'detect_leaks=1:fast_unwind_on_malloc=0',
         'LSAN_OPTIONS': f'suppressions={HERE}/leak.supp:'
                         'print_suppressions=0',
         'UBSAN_OPTIONS': common + 'halt_on_error=1:print_stacktrace=1',
-        # QEMU holds more locks at a time than the detector of deadlocks can
-        # keep in mind.
+        # A thread of QEMU holds more locks at a time than the detector of
+        # deadlocks supports.
         'TSAN_OPTIONS': common + f'suppressions={HERE}/thread.supp:exitcode=0:'
                         'detect_deadlocks=0:atexit_sleep_ms=0',
     }
 
 
 def reports(log):
-    """What was reported, less the warning that all runs begin with."""
+    """All reports, without the warning at the start of each run.
+
+    From LOST on, the reports of a process are ignored.
+    """
     texts = [path.read_text().partition(LOST)[0].rstrip('=\n')
              for path in log.parent.glob(f'{log.name}.*')]
     return '\n'.join(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A file that takes its time, like a hardware generator: slow to read."""
+"""A source whose reads are slow, as those of a hardware generator."""
 
 import mmap
 import os
@@ -10,30 +10,30 @@ from pathlib import Path
 
 from testlib.programs import compile_c
 
-# Like a TPM's generator: bytes of a chunk, and the milliseconds it takes
+# As slow as a TPM's generator: bytes of a chunk, and milliseconds for a chunk
 SLOW = {'10ms-64': (64, 10), '20ms-32': (32, 20), '500ms-32': (32, 500)}
 
 SIZE = 1 << 20
 FOR_EVER = 2 ** 31 - 1
 
-# Of struct Control in failing-read.c
+# The indices of the ints of struct Control in failing-read.c
 (ERROR, CALLS, CHUNK, CHUNK_US, CHUNKS_MOST, CHUNKS, BYTES, ENDED,
  READERS) = range(9)
 
 
 def build(directory):
-    """Compile what has to be preloaded."""
+    """Compile the library that is preloaded into QEMU."""
     return compile_c('testlib/failing-read.c', directory, '-shared', '-fPIC',
                      '-ldl')
 
 
 def preload(library, source, path, control):
     """
-    For one program: the ints that it shares, and what to start it with.
+    Returns the ints that the library shares, and the command that preloads it.
 
-    library: what build() made
-    path: where these ints are
-    control: those that they begin with; the others are 0
+    library: the path that build() returned
+    path: the file with the shared ints
+    control: the values of the first ints; the other ints are 0
     """
     path.write_bytes(bytes(mmap.PAGESIZE))
     with open(path, 'rb+') as file:
@@ -46,11 +46,11 @@ def preload(library, source, path, control):
 
 class SlowSource:
     """
-    Random bytes, of which each started chunk takes some milliseconds.
+    A file of random bytes. A read takes some milliseconds for each chunk of
+    the file, even if it reads only a part of the chunk.
 
-    library: what build() made
-    most: how many chunks there are; a read for which there is none never
-    returns
+    library: the path that build() returned
+    most: how many chunks there are; a read beyond the last chunk never returns
     """
 
     def __init__(self, directory, library, chunk, ms, most=FOR_EVER):
@@ -68,58 +68,59 @@ class SlowSource:
 
     @property
     def chunks(self):
-        """How many it has made for QEMU."""
+        """How many chunks QEMU's reads have used."""
         return self._control[CHUNKS]
 
     @property
     def given(self):
-        """How many bytes QEMU got."""
+        """How many bytes QEMU has read."""
         return self._control[BYTES]
 
     @property
     def is_read(self):
-        """Whether a read has not returned."""
+        """Whether a read is in progress."""
         return self._control[CALLS] != self._control[ENDED]
 
     def allow(self, chunks):
-        """From now on it makes at most as many."""
+        """Allow at most so many more chunks."""
         self._control[CHUNKS_MOST] = self._control[CHUNKS] + chunks
 
     def heal(self):
-        """It makes as many as are wanted."""
+        """Remove the limit of chunks."""
         self._control[CHUNKS_MOST] = FOR_EVER
 
     def slow_down(self, ms):
-        """From now on it takes as many milliseconds for a chunk."""
+        """From now on, each chunk takes so many milliseconds."""
         self._control[CHUNK_US] = ms * 1000
 
     def readers(self):
-        """The ids of the threads of QEMU that have read."""
+        """The ids of QEMU's threads that have read the source."""
         return {tid for tid in self._control[READERS:READERS + 16] if tid}
 
     def keep_out(self, vm):
         """
-        No thread of QEMU's may read that takes its big lock.
+        Note the threads that take the BQL, which must not read the source.
 
-        These are those of the vCPUs and the main one, which has the process's
-        id. To be called before a read may take that lock: then, QEMU does not
-        answer.
+        These are the threads of the vCPUs, and the main thread, whose id is
+        that of the process. Call this function before the first read: if a
+        thread that has the BQL reads, QEMU does not answer.
         """
         self._kept_out = {vm.get_pid(), *(
             cpu['thread-id'] for cpu in vm.cmd('query-cpus-fast'))}
 
     def check_readers(self):
         """
-        None of these threads has read, in which a read stops the machine.
+        Check that no thread which takes the BQL has read the source.
 
-        This holds however busy the host is.
+        Such a read would stop the machine. This check does not depend on time,
+        and thus not on the load of the host.
         """
         assert self.readers() and self._kept_out
         assert not self.readers() & self._kept_out, \
             'QEMU reads the source in a thread that holds its big lock'
 
     def plain_rate(self, size):
-        """Bytes per second of a program that does nothing but read."""
+        """Bytes per second of a program that only reads the source."""
         _, wrapper = self._prepare('plain-control')
         done = subprocess.run(
             [*wrapper, 'LC_ALL=C', 'dd', f'if={self.path}', 'of=/dev/null',
@@ -131,7 +132,7 @@ class SlowSource:
 
 
 def latencies(vm, count, pause=0.013):
-    """How long a monitor's answer took, in seconds, of each of some, sorted."""
+    """The durations of some answers of the monitor, in seconds, sorted."""
     times = []
     for _ in range(count):
         start = time.monotonic()
