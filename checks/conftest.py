@@ -37,7 +37,7 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport():
-    """In CI, a check that cannot run is one that failed."""
+    """In CI, report a skipped check as failed."""
     outcome = yield
     report = outcome.get_result()
     if report.skipped and os.environ.get('CI'):
@@ -47,7 +47,7 @@ def pytest_runtest_makereport():
 
 @pytest.fixture(autouse=True)
 def nothing_reported(tmp_path, monkeypatch):
-    """No QEMU that a test starts has a report of its sanitizers."""
+    """Check that the sanitizers of a test's QEMUs report nothing."""
     log = tmp_path / 'sanitizer'
     for name, value in sanitizers.environment(log).items():
         monkeypatch.setenv(name, value)
@@ -57,19 +57,19 @@ def nothing_reported(tmp_path, monkeypatch):
 
 @pytest.fixture
 def top():
-    """This repository."""
+    """The directory of this repository."""
     return TOP
 
 
 @pytest.fixture
 def out():
-    """Where the tested QEMU was built."""
+    """The directory of the builds of the tested QEMU."""
     return OUT
 
 
 @pytest.fixture(scope='session')
 def installed(tmp_path_factory):
-    """The prefix below which "make install" has put QEMU."""
+    """The directory below which "make install" has installed QEMU."""
     root = tmp_path_factory.mktemp('installed')
     done = install('add', root)
     assert done.returncode == 0, done.stderr
@@ -84,7 +84,7 @@ def tree():
 
 @pytest.fixture
 def pseries(tmp_path):
-    """A function that makes such a machine, and ends it with the test."""
+    """A function that makes a pseries machine, which ends with the test."""
     machines = []
 
     def make(*args, **kwargs):
@@ -93,19 +93,19 @@ def pseries(tmp_path):
 
     yield make
     for qemu in machines:
-        # Leaks are told at the end of a QEMU that is not killed.
+        # The sanitizers report leaks only if QEMU is not killed.
         qemu.shutdown(hard=KIND == 'native', timeout=HANG)
 
 
 @pytest.fixture(scope='session')
 def image(tmp_path_factory):
-    """The bare-metal guest."""
+    """The image of the bare-metal guest."""
     return bare_metal.build(tmp_path_factory.mktemp('bare-metal'))
 
 
 @pytest.fixture
 def guest(pseries, image, tmp_path):
-    """A function that starts a machine with that guest."""
+    """A function that starts a machine with the bare-metal guest."""
     return functools.partial(bare_metal.Guest, pseries, image, tmp_path)
 
 

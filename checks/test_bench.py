@@ -17,7 +17,7 @@ def bench(*args):
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
-    """The directory that the results are in."""
+    """The directory with the results."""
     directory = tmp_path_factory.mktemp('bench')
     done = bench('--quick', '--out', directory)
     assert done.returncode == 0
@@ -32,8 +32,11 @@ def found(made):
 
 def check(figures, rate, at_once=1):
     """
-    Returns the median duration, which is hardly changed by what else goes on
-    here; at_once: of what the duration is of one
+    Check figures for consistency.
+
+    Returns the median duration, which other load hardly changes.
+
+    at_once: how many units of the rate one duration stands for
     """
     times = [figures[key] for key in ('p50_ns', 'p99_ns', 'p999_ns', 'max_ns')]
     assert 0 < times[0] and times == sorted(times) and times[-1] < HANG * 1e9
@@ -43,7 +46,7 @@ def check(figures, rate, at_once=1):
 
 
 def one(entries, **keys):
-    """The only such entry."""
+    """The only entry with these keys."""
     entry, = (e for e in entries
               if all(e.get(key) == value for key, value in keys.items()))
     return entry
@@ -51,8 +54,11 @@ def one(entries, **keys):
 
 def test_bare_metal(found):
     """
-    What a call costs, in null hypercalls of the same process: one and a bit; 15
-    with a system call for each; hundreds where another thread has to wake.
+    Compare the cost of a call with that of a null hypercall of the process.
+
+    A call of this device costs little more. With a system call for each call,
+    it would cost 15 times as much; if another thread had to wake up, hundreds
+    of times.
     """
     entries = found['results']['bare_metal']
 
@@ -74,7 +80,7 @@ def test_bare_metal(found):
 
 
 def test_slow(found):
-    """The guest gets bytes, no more than there are, and QEMU can be stopped."""
+    """The guest gets no more bytes than there are, and QEMU can be stopped."""
     entries = found['results']['slow']
     assert [(e['chunk'], e['chunk_ms'], e['qemu']) for e in entries] == [
         (chunk, ms, qemu) for chunk, ms in ((64, 10), (32, 20), (32, 500))
@@ -90,14 +96,16 @@ def test_slow(found):
 
 def test_linux(found):
     """
-    A read of 8 bytes is a call; of the peer's each takes longer than that of
-    virtio-rng in the same process, of which most find bytes that are left.
+    Compare reads of 8 bytes with those of virtio-rng in the same process.
+
+    A read is one call. With the peer, each call takes longer than a read from
+    virtio-rng, most of which find bytes of an earlier request.
     """
     entries = found['results']['linux']
 
     def measured(qemu, source, device):
         figures, = one(entries, vcpus=1, qemu=qemu, source=source)[device]
-        # What virtio-rng gives in one piece
+        # Most reads of virtio-rng take a part of a request for 128 bytes.
         return check(figures, 'bytes_per_s', 128)
 
     def cost(qemu):
@@ -118,8 +126,8 @@ def test_whole_machine(found):
     for who in boots:
         assert 0.5 < boots[who][0] < HANG
         assert idle[who]['seconds'] == 3
-        assert 0.001 < idle[who]['cpu_s'] < 1.5     # else it spins
-    # Linux asks for some at boot.
+        assert 0.001 < idle[who]['cpu_s'] < 1.5     # 3 s if QEMU spins
+    # Linux asks for some bytes at boot.
     assert idle['none']['source_bytes_since_start'] == 0
     for who in ('ours', 'peer'):
         assert 8 <= idle[who]['source_bytes_since_start'] < 65536
@@ -145,7 +153,7 @@ def test_report(made, found):
                qemu='ours', pool_size=None)['random'][0]
     assert f"| {ours['calls_per_s']:,} |" in '\n'.join(lines)
 
-    # The picture has a label for each, which is the median, or that it hangs.
+    # The figure has a label for each measurement: the median, or "hangs".
     svg = ET.parse(made / 'bench.svg')
     texts = {''.join(text.itertext()).strip()
              for text in svg.iter('{http://www.w3.org/2000/svg}text')}

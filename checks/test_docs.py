@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The manual, and what it shows of docs/examples/."""
+"""The manual, and the parts of docs/examples/ that it shows."""
 
 import re
 import textwrap
@@ -11,7 +11,7 @@ from testlib.programs import run
 PAGE = 'system/ppc/spapr-rng'
 SCRIPT = TOP / 'scripts/build-docs'
 
-# What QEMU's own configuration of Sphinx has, as far as the script uses it
+# The part of QEMU's configuration of Sphinx that the script needs
 CONF = '''
 def setup(app):
     app.add_config_value('kerneldoc_werror', 0, 'env')
@@ -23,7 +23,7 @@ def build(out):
 
 
 def block(text, first, last):
-    """The lines from one that holds first to one that holds last."""
+    """The lines from one that contains `first` to one that contains `last`."""
     assert first in text, f'there is no {first}'
     lines = text.splitlines()
     start = next(n for n, line in enumerate(lines) if first in line)
@@ -32,7 +32,7 @@ def block(text, first, last):
 
 
 def test_manual(out):
-    """It builds without warnings, and has each of the device's properties."""
+    """The manual builds without warnings, and has each property's name."""
     done = build(out)
     assert done.returncode == 0, done.stderr
     page = (out / f'docs/{PAGE}.html').read_text()
@@ -46,7 +46,7 @@ def test_manual(out):
 
 
 def test_warning_is_an_error(tmp_path):
-    """Each time, until the page is right; the log is named."""
+    """A warning is an error in each run, and the error names the log."""
     docs = tmp_path / 'qemu/docs'
     docs.mkdir(parents=True)
     (tmp_path / 'qemu/VERSION').write_text('1.2.3\n')
@@ -65,7 +65,7 @@ def test_warning_is_an_error(tmp_path):
 
 
 def test_domain_is_the_tested_one(tree):
-    """Of libvirt's XML, the manual shows what checks/test_libvirt.py runs."""
+    """The manual shows the XML of the example, which test_libvirt.py runs."""
     limits = '<qemu:commandline>', '</qemu:commandline>'
     assert block((tree / f'docs/{PAGE}.rst').read_text(), *limits) == block(
         (TOP / 'docs/examples/libvirt.xml').read_text(), *limits)

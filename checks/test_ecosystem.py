@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The device from configuration files, systemd and QMP.
 
-The files in docs/examples/ are what is tested: see examples.py.
+The checks run the files of docs/examples/: see testlib/examples.py.
 """
 
 import re
@@ -23,7 +23,7 @@ UNIT = EXAMPLES / 'pseries@.service'
 
 @pytest.fixture
 def source(tmp_path):
-    """A file of known words in place of the examples' source."""
+    """The path of a file of known words, instead of the examples' source."""
     return make_source(tmp_path)
 
 
@@ -39,7 +39,7 @@ def linux(tmp_path):
 
 
 def refused(vm, command, **arguments):
-    """The message that a command is refused with."""
+    """The error message of a command, which QEMU must refuse."""
     with pytest.raises(ExecuteError) as error:
         vm.qemu.cmd(command, **arguments)
     return str(error.value)
@@ -49,7 +49,7 @@ def refused(vm, command, **arguments):
 
 @pytest.fixture
 def unit(source, binary, linux):
-    """The example unit, as one that can run here a guest named linux."""
+    """The example unit, edited to run a guest named linux on this host."""
     directory = source.parent
     options = {'type': 'pseries', 'accel': 'tcg', **linux}
     (directory / 'linux.cfg').write_text(TCG.read_text() + '\n'.join([
@@ -70,7 +70,7 @@ def test_unit_is_valid(unit):
 
 
 def test_unit_runs(unit):
-    """Its command boots Linux, which gets the numbers of spapr-rng.cfg."""
+    """The unit's command boots Linux, which gets words of the source."""
     text = unit.read_text().replace('\\\n', ' ').replace('%i', 'linux')
     command = re.search('^ExecStart=(.*)', text, re.M)[1]
     said = succeed(*shlex.split(command), '-L', '/usr/share/qemu', timeout=HANG)
@@ -80,14 +80,14 @@ def test_unit_runs(unit):
 # QMP
 
 def test_backend_before_start(pseries, image, tmp_path, source):
-    """-preconfig lets object-add make the backend that -device names."""
+    """With -preconfig, object-add can make the backend of -device."""
     def make(*args, **kwargs):
         at = args.index('late,id=rng0')
         return pseries(*args[:at - 1], *args[at + 1:], '-preconfig', **kwargs)
 
     vm = Guest(make, image, tmp_path, 'late')
     vm.qemu.cmd('object-add', qom_type='rng-random', id='rng0',
-              filename=str(source))
+                filename=str(source))
     vm.qemu.cmd('x-exit-preconfig')
     vm.call(3)
     vm.finish()
@@ -96,7 +96,7 @@ def test_backend_before_start(pseries, image, tmp_path, source):
 
 
 def test_run_time(guest, source):
-    """While the machine runs, its device stays where it is, and says so."""
+    """While the machine runs, the device can neither be added nor removed."""
     vm = guest(f'rng-random,filename={source}')
     vm.call()
     vm.finish()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""rng-egd: as fast as the daemon, and none the worse for one that fails."""
+"""rng-egd: its speed, and daemons that fail."""
 
 import functools
 import os
@@ -31,16 +31,16 @@ def start(guest, daemon):
 
 
 def until_connected(guest):
-    """Wait until QEMU knows of its connection."""
+    """Wait until QEMU's chardev is connected."""
     until(lambda: not any(chardev['filename'].startswith('disconnected:')
                           for chardev in guest.qemu.cmd('query-chardev')))
 
 
 def assert_in_order(values, given, gaps=0):
     """
-    Each word stands in what the daemon gave, behind the one before it.
+    Check that the words are in the daemon's bytes, in this order.
 
-    gaps: how often bytes may have got lost, in the middle of a word
+    gaps: how often bytes may have been lost in the middle of a word
     """
     at = 0
     for value in values:
@@ -53,7 +53,7 @@ def assert_in_order(values, given, gaps=0):
 
 
 def test_throughput(daemon, start):
-    """Many bytes are asked for at once, not eight at a time."""
+    """A request is for many bytes, not for the eight bytes of one call."""
     daemon.start()
     guest = start()
     guest.call(20000)
@@ -68,7 +68,7 @@ def test_throughput(daemon, start):
 
 
 def test_first_call_is_cheap(daemon, start):
-    """One call takes eight bytes of the daemon, not a pool full."""
+    """The first call asks for its eight bytes only, not for a full pool."""
     daemon.start()
     guest = start()
     guest.call(1)
@@ -79,7 +79,7 @@ def test_first_call_is_cheap(daemon, start):
 
 
 def test_single_bytes(daemon, start):
-    """Bytes that come one by one are no reason to ask for more at a time."""
+    """If bytes come one by one, requests do not grow."""
     daemon.single_bytes = True
     daemon.start()
     guest = start(cpus=2)
@@ -93,7 +93,7 @@ def test_single_bytes(daemon, start):
 
 
 def test_single_bytes_for_one_call(daemon, start):
-    """Eight, and not more with each of them that comes."""
+    """One call asks for eight bytes, however they come."""
     daemon.single_bytes = True
     daemon.start()
     guest = start()
@@ -105,7 +105,7 @@ def test_single_bytes_for_one_call(daemon, start):
 
 
 def test_daemon_hangs_up(daemon, start):
-    """In the middle of answers, five times: what was asked for is again."""
+    """After each hang-up in an answer, the missing bytes are requested."""
     daemon.start()
     guest = start()
     guest.call(50000)
@@ -120,7 +120,7 @@ def test_daemon_hangs_up(daemon, start):
 
 
 def test_daemon_dies_and_comes_back(daemon, start):
-    """A call that waits is answered by the next daemon."""
+    """The next daemon answers a call that waits."""
     daemon.silent = True
     daemon.start()
     guest = start()
@@ -139,13 +139,13 @@ def test_daemon_dies_and_comes_back(daemon, start):
 
 
 def test_no_daemon(daemon, start):
-    """Calls fail in time, and succeed once there is a daemon."""
+    """Calls fail after the timeout, and succeed once there is a daemon."""
     guest = start(timeout=200)
     guest.call(10)
     guest.finish()
     assert guest.results() == [(H_HARDWARE, value)
                                for _, value in guest.results()]
-    # The first one takes its time, and the others none.
+    # The first call waits for the timeout, and later calls fail at once.
     assert statistic(guest, 'waits') < 5
     daemon.start()
     guest.call_until_success()
@@ -153,7 +153,7 @@ def test_no_daemon(daemon, start):
 
 
 def test_silent_daemon(daemon, start):
-    """Whoever waits for it can still be stopped and ended."""
+    """A machine whose calls wait for the daemon can be stopped and ended."""
     daemon.silent = True
     daemon.start()
     guest = start(cpus=4)
@@ -169,9 +169,9 @@ def test_silent_daemon(daemon, start):
 @pytest.mark.parametrize('option', ['reconnect-ms=1000', 'reconnect=1'])
 def test_short_absence(daemon, guest, option):
     """
-    A daemon that is back within 2 s: no call fails.
+    No call fails if the daemon is back after 2 s, as calls wait for 5 s.
 
-    Calls wait 5 s. A round in which this host took longer does not count.
+    A round in which a busy host took longer does not count.
     """
     daemon.start()
     vm = guest(*daemon.backend(option))
@@ -200,7 +200,7 @@ def test_short_absence(daemon, guest, option):
 
 
 def test_websocket(guest, tmp_path):
-    """QEMU listens, the daemon is a client; it goes and comes back."""
+    """QEMU listens, and the daemon connects, disconnects and reconnects."""
     path = tmp_path / 'websocket'
     vm = guest('rng-egd,chardev=egd', '-chardev',
                f'socket,id=egd,path={path},server=on,wait=off,websocket=on',
@@ -223,7 +223,7 @@ def test_websocket(guest, tmp_path):
 
 
 def test_multiplexed(out):
-    """Refused: Ctrl-A among the bytes would be a command to the chardev."""
+    """A multiplexed chardev is refused: it takes Ctrl-A for a command."""
     done = run(out / KIND / 'qemu-system-ppc64', '-nodefaults', '-display',
                'none', '-chardev', 'null,id=egd,mux=on', '-object',
                'rng-egd,chardev=egd,id=rng0')
@@ -237,11 +237,11 @@ def test_multiplexed(out):
 
 
 class UdpDaemon:
-    """An EGD daemon for datagrams, with an address from the beginning."""
+    """An EGD daemon for datagrams, which has its port before its start."""
 
     def __init__(self):
         self.given = bytearray()
-        self.deaf = False   # what comes is lost
+        self.deaf = False   # lose all requests
         self.lost = 0
         self._socket = self._bind(0)
         self.port = self._socket.getsockname()[1]
@@ -279,7 +279,7 @@ class UdpDaemon:
 
 @pytest.fixture
 def udp(guest):
-    """A daemon that was not started yet, and a guest that uses it."""
+    """A daemon that was not started yet, and a guest with this daemon."""
     daemon = UdpDaemon()
     vm = guest('rng-egd,chardev=egd', '-chardev',
                f'udp,id=egd,host=127.0.0.1,port={daemon.port},'
@@ -294,7 +294,7 @@ def check_datagrams(daemon, vm):
 
 
 def test_datagrams(udp):
-    """There are no connections, and what gets lost is asked for again."""
+    """Lost datagrams are requested again, as there is no connection."""
     daemon, vm = udp
     daemon.start()
     check_datagrams(daemon, vm)
@@ -311,7 +311,7 @@ def test_datagrams(udp):
 
 
 def test_datagrams_to_nobody(udp):
-    """A daemon that comes late, goes, and is back."""
+    """The daemon starts late, stops, and starts again."""
     daemon, vm = udp
     vm.call()
     assert vm.calls_wait()

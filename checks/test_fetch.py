@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What scripts/fetch does where a suite cannot be had, or is not signed."""
+"""scripts/fetch with suites that do not exist or are not signed."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = b'not a package\n'
 PATH = 'main/binary-ppc64el/Packages'
-# What a careless administrator may have set for the whole machine
+# Settings of apt that a careless administrator may have made for the host
 LAX = '''APT::Get::AllowUnauthenticated "true";
 Acquire::AllowInsecureRepositories "true";
 Acquire::AllowDowngradeToInsecureRepositories "true";
@@ -19,7 +19,7 @@ Acquire::AllowDowngradeToInsecureRepositories "true";
 
 @pytest.fixture
 def fetch(top, tmp_path):
-    """Fetch the package p from these suites of a mirror in a directory."""
+    """A function that fetches the package p from suites of a local mirror."""
     shutil.copytree(top / 'scripts', tmp_path / 'scripts')
     mirror = tmp_path / 'mirror'
     index = mirror / 'dists/unsigned' / PATH
@@ -47,14 +47,14 @@ def fetch(top, tmp_path):
 
 
 def test_unsigned(fetch):
-    """It is not used, whatever the machine's own apt would do."""
+    """An unsigned suite is refused, even if the host's apt accepts it."""
     why, what = fetch('unsigned')
     assert why.endswith("unsigned Release' is not signed.")
     assert what == 'fetch: a p cannot be had from unsigned'
 
 
 def test_missing(fetch):
-    """One line for each suite says what is wrong, and which one is next."""
+    """One line for each suite has the error, and names the next suite."""
     first, second, what = fetch('none neither')
     assert first.endswith(
         "none Release' does not have a Release file.; trying neither")

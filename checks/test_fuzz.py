@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Random steps, and those that once found something or are likely to."""
+"""The fuzzer with random steps, and with the inputs of its corpus."""
 
 import re
 
@@ -16,13 +16,13 @@ def fuzz(*args):
 
 
 def finding(done):
-    """What the fuzzer says of what it found, in short."""
+    """The start of the fuzzer's report, if it found something."""
     return done.returncode and re.search(
         r'fuzz: (?s:.{0,1000})|\Z', done.stderr)[0] + done.stdout
 
 
 def test_corpus():
-    """Each file of steps goes well, and is one that steps are read from."""
+    """Each input passes, and the fuzzer reads all of its steps."""
     done = fuzz(*CORPUS)
     assert not finding(done)
     for path in CORPUS:
@@ -33,7 +33,7 @@ def test_corpus():
 
 
 def test_fuzz():
-    """Two minutes of random steps find nothing, and reach most of our code."""
+    """Two minutes of random steps find nothing."""
     done = fuzz('120')
     assert not finding(done)
     inputs = int(re.search(r'^Done (\d+) runs', done.stderr, re.M).group(1))

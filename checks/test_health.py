@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sources that give bytes which are not random: the guest gets none of them."""
+"""Health tests: the guest gets no bytes of a source that is not random."""
 
 import itertools
 import math
@@ -27,7 +27,7 @@ WELL = "'rng0' gives random data again"
 
 
 def stuck(bit):
-    """Good words, but for that bit."""
+    """Words in which one bit is always 1, and all other bits are random."""
     rng = random.Random(bit)
     return [rng.getrandbits(64) | 1 << bit for _ in range(4096)]
 
@@ -53,10 +53,10 @@ BAD = {
 
 def verdict(words):
     """
-    How many words of a source, which are said again and again, come before
-    the one that a test must find bad, and what is to be said of it.
+    A model of the health tests, for a source that repeats these words.
 
-    This is what the tests shall do, word by word.
+    Returns the most words that the tests may accept before they fail, and the
+    expected message as a regular expression.
     """
     source = itertools.cycle(words)
     last = count = 0
@@ -78,7 +78,7 @@ def verdict(words):
 
 
 class Stream:
-    """Endless bytes: bad words again and again; word(0) and so on if healed."""
+    """An endless source: it repeats bad words; after heal(), words are good."""
 
     def __init__(self, bad):
         self._bad = itertools.cycle(bad)
@@ -90,7 +90,10 @@ class Stream:
         self._healed = True
 
     def read(self, size):
-        """Called by one thread; words stay whole."""
+        """The next bytes. heal() takes effect at the end of a word.
+
+        Only one thread may call this.
+        """
         while len(self._ahead) < size:
             self._ahead += bytes_of(
                 [word(next(self._good)) if self._healed else next(self._bad)])
@@ -100,7 +103,7 @@ class Stream:
 
 @pytest.fixture
 def feed(fifo):
-    """A function that has the FIFO give what a stream gives."""
+    """A function that copies a stream to the FIFO from now on."""
     end = threading.Event()
     threads = []
 
@@ -121,7 +124,10 @@ def feed(fifo):
 
 @pytest.fixture
 def start(guest, fifo, feed, tmp_path):
-    """A function that starts a guest on a stream, which comes in some way."""
+    """A function that starts a guest whose source is a stream.
+
+    how: fifo or egd; with -bytes, bytes come one by one
+    """
     daemons = []
 
     def make(how, stream, *args, timeout=0, **kwargs):
@@ -141,22 +147,22 @@ def start(guest, fifo, feed, tmp_path):
 
 
 def until_failed(vm):
-    """Wait until a test has failed; from then on, no call gets a word."""
+    """Wait until a health test has failed; then no call may get a word."""
     until(lambda: THROWN_AWAY in vm.log())
     count = vm.count()
     assert vm.calls_wait() and vm.count() == count
 
 
 def bad_reads(vm):
-    """How many times bad bytes were read, in a run with that event traced."""
+    """How many reads of bad bytes the trace event has counted."""
     return vm.log().count('\nspapr_rng_bad ')
 
 
 def reads_now_and_then(vm):
-    """The source is tried again, but not as fast as that can be done."""
+    """Check that the device reads a bad source again, but not too often."""
     start, before = time.monotonic(), bad_reads(vm)
     until(lambda: bad_reads(vm) > before + 20)
-    # 50 a second. The longer this sleeps, the fewer there are.
+    # Up to 50 reads a second are normal. On a busy host, there are fewer.
     assert bad_reads(vm) - before < 150 * (time.monotonic() - start)
 
 
@@ -165,7 +171,11 @@ def check_message(message, what):
 
 
 def check_recovery(vm, first):
-    """All the guest has got since, but for `first` words, are good ones."""
+    """Check that all words after the first `first` words are good.
+
+    They are consecutive words of the source. Returns the number of the first
+    one.
+    """
     values = sorted(value for cpu in range(vm.cpus)
                     for value in vm.values(cpu)[first:])
     number = {word(i): i for i in range(20000)}
@@ -179,10 +189,10 @@ def check_recovery(vm, first):
     ('text', 'egd-bytes'), ('stuck-bit-40', 'fifo-small')])
 def test_bad_source(start, kind, how):
     """
-    The guest gets what comes before a test can notice, then good words only.
+    The guest gets words until a test fails, and then only good words.
 
     With a small pool, the last words of a window often come together with the
-    first ones of the next.
+    first words of the next window.
     """
     stream = Stream(BAD[kind])
     most, what = verdict(BAD[kind])
@@ -203,14 +213,15 @@ def test_bad_source(start, kind, how):
     assert vm.values()[:len(given)] == given
     begin = check_recovery(vm, len(given))
     if kind in ('zeros', 'constant'):
-        # No window with one of these is good. What comes with the last bad
-        # word, and with the last one of the window, is thrown away, too.
+        # No window with one of these words is good. The device also throws away
+        # the words that it reads together with the last bad word, and with the
+        # last word of the good window.
         assert WINDOW <= begin < 3 * WINDOW
     assert vm.reports()[1].endswith(WELL) and len(vm.reports()) == 2
 
 
 def test_dev_zero(guest):
-    """Not one word; calls wait, then fail at once, and the user is told."""
+    """The guest gets no word: calls time out, and the user gets a message."""
     vm = guest('rng-random,filename=/dev/zero', '-trace', 'spapr_rng_bad',
                timeout=300)
     vm.call()
@@ -222,14 +233,14 @@ def test_dev_zero(guest):
     assert statistic(vm, 'waits') < 5 and statistic(vm, 'bytes') == 0
     assert vm.log().count(THROWN_AWAY) == 1
     assert f"rng-random 'rng0': {TWICE}; {THROWN_AWAY}" in vm.reports()
-    # Nor do calls that fail at once read more.
+    # Calls that fail at once do not make the device read more.
     vm.call(10 ** 9, record=False)
     reads_now_and_then(vm)
     vm.quit()
 
 
 def test_off(guest):
-    """health-test=off: the user gets what the user wants."""
+    """With health-test=off, the guest gets all words."""
     vm = guest('rng-random,filename=/dev/zero', timeout=0,
                health_test='off')
     vm.call(3000)
@@ -238,7 +249,7 @@ def test_off(guest):
 
 
 def ending_in(byte, places, length):
-    """Good words, of which those at `places` end in that byte, alone."""
+    """Good words of which exactly those at `places` end in `byte`."""
     words = [word(i) for i in range(length)]
     return [value & ~0xff | (byte if i in places else
                              (value & 0xff) + (value & 0xff == byte))
@@ -246,12 +257,13 @@ def ending_in(byte, places, length):
 
 
 def same_bit(bit, length, total):
-    """Good words; that bit is 0 in the first `length` of them."""
+    """Good words, except that a bit is 0 in the first `length` words."""
     words = [word(i) & ~(1 << bit) for i in range(length)] + [word(length)
                                                                | 1 << bit]
     return words + [word(i) for i in range(length + 1, total)]
 
 
+# Words, and how many of them the guest gets; None: no test fails
 EXACT = {
     'zero-first': ([0], 0),
     'zero-later': ([word(0), 0, word(1)], None),
@@ -271,7 +283,7 @@ EXACT = {
 
 @pytest.mark.parametrize('name', EXACT)
 def test_exactly(guest, fifo, name):
-    """The first word that fails a test, and the first one after a window."""
+    """Exactly which word fails a test, and which word comes after recovery."""
     words, most = EXACT[name]
     vm = guest(fifo.backend, timeout=0, pool_size=8)
     vm.call(len(words) if most is None else most + 100)
@@ -283,7 +295,7 @@ def test_exactly(guest, fifo, name):
 
     until_failed(vm)
     assert vm.values() == words[:most] and fifo.unread() == 0
-    # A window that is not good to its end does not count.
+    # A window whose last word is bad does not count.
     fifo.write(source_bytes(0, 511) + bytes_of([word(510)]))
     until(lambda: fifo.unread() == 0)
     fifo.write(source_bytes(1000, 1512))
@@ -309,10 +321,10 @@ def test_ways(start, way):
 
 def test_machine_commands(start, tmp_path):
     """
-    A source that has failed stays so, whatever befalls the machine.
+    A source that has failed stays failed over commands to the machine.
 
-    Where the tests begin anew, they do not know of the first word of a constant
-    source that it is the same as the one before.
+    If a command resets the tests, they have no previous word to compare with,
+    so that the first word of a constant source seems good.
     """
     stream = Stream([word(7)])
     vm = start('fifo', stream, '-trace', 'spapr_rng_bad')
@@ -341,7 +353,7 @@ def test_machine_commands(start, tmp_path):
 
 
 def test_nobody_calls(start):
-    """A source that has failed is read on, so that it is known to be good."""
+    """A failed source is read without a call, to notice when it is good."""
     stream = Stream([0])
     vm = start('fifo', stream, timeout=300)
     vm.call()
@@ -354,7 +366,7 @@ def test_nobody_calls(start):
 
 
 def test_replay(guest, feed, fifo, tmp_path):
-    """A source that was bad, and then healed"""
+    """The source was bad when it was recorded, and then became good."""
     stream = Stream([0])
     feed(stream)
     healer = threading.Timer(1, stream.heal)
@@ -366,7 +378,7 @@ def test_replay(guest, feed, fifo, tmp_path):
 
 
 def test_replay_without_an_end(guest, tmp_path):
-    """A source that stays bad; the end of the recording ends the replay."""
+    """If the source stays bad, the replay ends where the recording ended."""
     for mode in 'record', 'replay':
         vm = guest('rng-random,filename=/dev/zero', '-icount',
                    f'shift=auto,rr={mode},rrfile={tmp_path / "log"}', '-S')
@@ -385,7 +397,7 @@ def test_replay_without_an_end(guest, tmp_path):
 @pytest.mark.parametrize('backend', ['rng-random,filename=/dev/urandom',
                                      'rng-builtin'])
 def test_good_source(guest, backend):
-    """No false alarm."""
+    """Good words raise no false alarm."""
     vm = guest(backend, timeout=0)
     vm.call(10 ** 6, record=False)
     vm.finish()
@@ -395,7 +407,7 @@ def test_good_source(guest, backend):
 @pytest.mark.parametrize('source, alarm', [
     ('/dev/urandom', ''), ('/dev/zero', TWICE + '\n')])
 def test_many_words(tmp_path, source, alarm):
-    """10^7 good words, without QEMU around them; bench/soak.py has 10^9."""
+    """The health tests without QEMU, on 10^7 words; bench/soak.py has 10^9."""
     done = good_words.test(10 ** 7, source, tmp_path)
     assert (done.returncode, done.stderr) == (bool(alarm), alarm)
 
@@ -405,7 +417,7 @@ def log2(fraction):
 
 
 def test_cutoffs(tree):
-    """The least ones with which a word raises a false alarm once in 2^64."""
+    """The cutoffs are the least with at most one false alarm in 2^64 words."""
     header = (tree / 'include/hw/ppc/spapr_rng_health.h').read_text()
     window, cutoff = (
         int(re.search(rf'#define SPAPR_RNG_HEALTH_{name} (\d+)\n',
@@ -413,7 +425,10 @@ def test_cutoffs(tree):
     assert (window, cutoff) == (WINDOW, CUTOFF)
 
     def tail(least):
-        """That many of the other words end in the byte of the first one."""
+        """
+        The probability that `least` or more of the other words of a window end
+        in the byte of the first word.
+        """
         others = window - 1
         return Fraction(sum(math.comb(others, k) * 255 ** (others - k)
                             for k in range(least, others + 1)), 256 ** others)
@@ -421,7 +436,7 @@ def test_cutoffs(tree):
     limit = Fraction(1, 2 ** 64)
     assert tail(cutoff - 1) <= limit < tail(cutoff - 2)
     assert Fraction(64 * 2, 2 ** window) <= limit
-    # What the source says of it
+    # The comment in the device's source has the same numbers.
     text = (tree / 'hw/ppc/spapr_rng_health.c').read_text()
     for least in (cutoff - 1, cutoff - 2):
         assert f'{least} or more' in text

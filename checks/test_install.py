@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What "make install" installs, started from where it was installed."""
+"""The QEMU of "make install", run from the directory of its installation."""
 
 import ssl
 import socket
@@ -34,7 +34,7 @@ def start(guest, installed, tmp_path):
 
 
 class TlsDaemon(EgdDaemon):
-    """A daemon that is asked and answers under TLS, on a TCP port."""
+    """A daemon that uses TLS, on a TCP port."""
 
     def __init__(self, directory):
         super().__init__(directory / 'unused')
@@ -66,7 +66,7 @@ class TlsDaemon(EgdDaemon):
 
 @pytest.mark.parametrize('backend', ALL)
 def test_features(start, tmp_path, backend):
-    """User networking, VNC, the sandbox and a qcow2 disk beside the device."""
+    """The device works with user networking, VNC, the sandbox and qcow2."""
     egd = EgdDaemon(tmp_path / 'egd')
     egd.start()
     vm = start(backend, *(arg.format(egd=egd.path) for arg in ALL[backend]),
@@ -98,7 +98,7 @@ def test_features(start, tmp_path, backend):
 
 
 def test_tls(start, tmp_path):
-    """An EGD daemon on another host, which nobody can listen to."""
+    """QEMU connects to the EGD daemon with TLS, as to another host."""
     daemon = TlsDaemon(tmp_path)
     daemon.start()
     vm = start('rng-egd,chardev=egd', '-object',
@@ -110,7 +110,7 @@ def test_tls(start, tmp_path):
     given = bytes(daemon.given)
     assert b''.join(value.to_bytes(8, 'big')
                     for value in vm.values()) == given[:8000]
-    # It hangs up in the middle of a word: one is lost at most.
+    # The daemon hangs up in the middle of a word: at most one word is lost.
     daemon.hang_up(after=12)
     vm.call(1000)
     vm.finish()
@@ -122,7 +122,7 @@ def test_tls(start, tmp_path):
 
 
 def test_tools(installed, tmp_path):
-    """A compressed disk, made and checked"""
+    """The installed tools make and check a compressed disk."""
     bin_directory = installed / 'bin'
     for args in [['qemu-img', 'create', '-q', '-f', 'qcow2', '-o',
                   'compression_type=zstd', 'disk', '1M'],
@@ -133,7 +133,7 @@ def test_tools(installed, tmp_path):
 
 
 def test_firmware(pseries, installed, tmp_path):
-    """The machine's usual firmware starts without being told where it is."""
+    """QEMU finds the installed firmware without -L."""
     console = tmp_path / 'console'
     vm = pseries('-serial', f'file:{console}', '-nic', 'user',
                  *spapr_rng('rng-builtin'),
@@ -149,7 +149,7 @@ def test_manual_page(installed):
 
 
 def test_uninstall(tmp_path):
-    """Just what was installed goes, and what the user has put there stays."""
+    """Exactly the installed files are removed; the user's own files stay."""
     stranger = tmp_path / PREFIX[1:] / 'share/qemu/stranger'
     stranger.parent.mkdir(parents=True)
     stranger.touch()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""docs/examples/libvirt.xml on the installed QEMU, in a session of a user."""
+"""docs/examples/libvirt.xml on the installed QEMU, in a user's session."""
 
 import json
 import os
@@ -19,13 +19,13 @@ from testlib.machine import DEVICE, TCG
 DOMAIN = EXAMPLES / 'libvirt.xml'
 QEMU_XML = 'http://libvirt.org/schemas/domain/qemu/1.0'
 
-# Root has no session: its libvirtd would be that of the whole machine.
+# As root, libvirtd would be that of the whole host, and not of a session.
 NOBODY = ['unshare', '--user', '--map-user=65534', '--map-group=65534'] \
     if os.geteuid() == 0 else []
 
 
 def domain_to_run(directory, binary, source):
-    """Write the example as a domain that can run here."""
+    """Write the example, edited to run on this host; return its path."""
     ET.register_namespace('qemu', QEMU_XML)
     tree = ET.ElementTree(ET.fromstring(replaced(
         DOMAIN.read_text(), {BINARY: binary, SOURCE: source})))
@@ -44,7 +44,7 @@ def domain_to_run(directory, binary, source):
 
 
 class Session:
-    """A libvirtd of a user's own."""
+    """A libvirtd of a user's session."""
 
     def __init__(self, directory):
         self._env = dict(os.environ, LC_ALL='C', HOME=str(directory),
@@ -66,12 +66,12 @@ class Session:
             (directory / 'libvirtd.log').read_text()
 
     def virsh(self, *command):
-        """What it prints."""
+        """Run a command of virsh, which must succeed; return its output."""
         return succeed(*NOBODY, 'virsh', '-q', '-c', 'qemu:///session',
                        *command, env=self._env)
 
     def statistic(self, name):
-        """What the domain's device has counted."""
+        """A statistic of the domain's device."""
         answer = self.virsh('qemu-monitor-command', 'hrandom', json.dumps({
             'execute': 'qom-get', 'arguments': {
                 'path': DEVICE, 'property': name}}))
@@ -82,7 +82,7 @@ class Session:
         return self.virsh('domstate', 'hrandom').strip() == 'shut off'
 
     def end(self):
-        """The daemon goes; a domain that still runs goes first."""
+        """End the domain, if it still runs, and then the daemon."""
         if 'hrandom' in self.virsh('list', '--name'):
             self.virsh('destroy', 'hrandom')
         self._daemon.terminate()
@@ -91,7 +91,11 @@ class Session:
 
 @pytest.fixture
 def session():
-    """Its sockets' names are long, and a socket's path has 107 bytes at most."""
+    """A session, in a directory with a short path.
+
+    libvirt's sockets have long names, and the path of a socket has 107 bytes
+    at most.
+    """
     with tempfile.TemporaryDirectory() as directory:
         started = Session(Path(directory))
         yield started
@@ -99,7 +103,7 @@ def session():
 
 
 def test_libvirt(session, installed, tmp_path):
-    """The example is valid; libvirt runs it, and Linux gets its numbers."""
+    """The example is valid, libvirt runs it, and Linux gets random words."""
     succeed('virt-xml-validate', DOMAIN, 'domain')
     source = make_source(tmp_path)
     binary = installed / 'bin/qemu-system-ppc64'
@@ -118,7 +122,7 @@ def test_libvirt(session, installed, tmp_path):
     assert 'Shutdown Finished after guest request' in said
     check_console((tmp_path / 'console').read_text(errors='replace'))
 
-    # Again, to see the device at work while the guest boots
+    # Start the domain again, to read statistics while the guest boots.
     until(session.is_off)
     session.virsh('start', 'hrandom')
     until(lambda: session.statistic('calls') >= 8)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The limits that keep a check from hanging"""
+"""testlib/limits.py, which keeps a check from hanging."""
 
 import sys
 
@@ -8,7 +8,7 @@ import pytest
 from testlib import TOP
 from testlib.programs import run
 
-# pytest may take standard error away, and put no file there.
+# pytest may replace sys.stderr by an object without a file.
 PROGRAM = """
 import io, sys, threading, time
 from testlib.limits import within
@@ -38,6 +38,6 @@ def test_late_in_main_thread():
 
 
 def test_late_in_other_thread():
-    """The process ends, and says where it was."""
+    """The process ends, and prints where the thread was."""
     done = run_line(OTHER % '60, 0.1')
     assert done.returncode == 1 and 'in wait' in done.stderr

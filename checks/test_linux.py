@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Linux as the guest: what it sees of the device, and reads from it."""
+"""A Linux guest: the device in its device tree, and reads of /dev/hwrng."""
 
 import subprocess
 
@@ -26,7 +26,10 @@ echo "vector $(hexdump -v -e '/1 "%02x"' \\
 
 @pytest.fixture(params=KERNELS)
 def boot(request, tmp_path, pseries):
-    """Boot that Linux to its end; returns its lines, and its tree."""
+    """A function that boots Linux, and runs its job to the end.
+
+    The function returns the console's lines, and QEMU's device tree.
+    """
     def start(*args, **kwargs):
         dtb = tmp_path / 'dtb'
         qemu = pseries(*linux_args(request.param, tmp_path, JOB, **kwargs),
@@ -46,11 +49,11 @@ def starting_with(lines, start):
 
 
 def advertised(lines):
-    """Whether H_RANDOM is in hypertas-functions, and in option vector 5."""
+    """Whether hypertas-functions and option vector 5 list H_RANDOM."""
     functions, = starting_with(lines, 'hypertas ')
     vector, = starting_with(lines, 'vector ')
     assert 'hcall-watchdog' in functions.split()
-    # Byte 0 is the length; byte 17, bit 0, that is 0x80, the generator.
+    # Byte 0 is the length. The generator is bit 0 of byte 17; bit 0 is 0x80.
     return ('hcall-random' in functions.split(),
             bool((bytes.fromhex(vector) + bytes(18))[17] & 0x80))
 
@@ -61,7 +64,7 @@ def test_with_device(boot, tmp_path, vof):
     lines, dtb = boot(*spapr_rng(f'rng-random,filename={source}'), vof=vof)
     assert advertised(lines) == (True, True)
 
-    # The guest's view of the nodes is QEMU's, and it is what PAPR asks for.
+    # The guest sees the nodes as QEMU made them, and as PAPR specifies them.
     seen = {}
     for prop in starting_with(lines, 'property ./'):
         name, _, value = prop.partition(' ')
@@ -70,7 +73,7 @@ def test_with_device(boot, tmp_path, vof):
         path, _, prop = f'{PARENT}/{name}'.rpartition('/')
         raw = subprocess.run(['fdtget', '-t', 'bx', dtb, path, prop],
                              capture_output=True, text=True, check=False)
-        # Each node gets a phandle; SLOF and Linux add properties of theirs.
+        # Each node gets a phandle, and SLOF and Linux add more properties.
         if prop not in ('phandle', 'name', 'slof,from-fdt'):
             assert raw.returncode == 0, raw.stderr
             assert bytes(int(b, 16) for b in raw.stdout.split()) == value
@@ -81,7 +84,7 @@ def test_with_device(boot, tmp_path, vof):
     assert seen['ibm,random-v1/status'] == b'okay\0'
     assert 'ibm,random-v1/reg' not in seen
 
-    # The driver is in use; what it gives are the source's words, in order.
+    # The driver is in use, and gives words of the source in order.
     examples.check_words(lines)
 
 

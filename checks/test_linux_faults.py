@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A Linux guest whose source of random numbers is in trouble."""
+"""A Linux guest whose source of random numbers fails."""
 
 import os
 import time
@@ -13,9 +13,9 @@ from testlib.limits import until
 from testlib.linux import CURRENT, VIRTIO, Guest, linux_args
 from testlib.machine import cpu_share, device, statistic
 
-# Where a read takes only a part of what Linux has got at once, of 128 bytes
-# or less, it is the end of it: the first and the last bytes of a read may be
-# in disorder.
+# Linux gets up to 128 bytes at once from the device. A read that takes only a
+# part of these bytes takes their end, so that the first and the last bytes of a
+# read may not be in the order of the source.
 EDGE = 128
 SIZE = 1024
 READ = (f"dd if=/dev/hwrng bs={EDGE + SIZE + EDGE} count=1 2>/error | "
@@ -24,7 +24,7 @@ READ = (f"dd if=/dev/hwrng bs={EDGE + SIZE + EDGE} count=1 2>/error | "
 
 @pytest.fixture
 def boot(tmp_path, pseries):
-    """Boot Linux, up to where it takes commands; returns the guest."""
+    """A function that boots Linux, until it accepts commands."""
     def start(*args, kernel='6.1'):
         return Guest(pseries(*linux_args(kernel, tmp_path), *args))
     return start
@@ -32,7 +32,7 @@ def boot(tmp_path, pseries):
 
 @pytest.fixture
 def fifo(tmp_path):
-    """A FIFO that nobody has opened."""
+    """A FIFO that no process has opened."""
     path = tmp_path / 'fifo'
     os.mkfifo(path)
     return path
@@ -48,12 +48,12 @@ def egd(tmp_path):
 
 
 def rng_random(path):
-    """Arguments for a backend that reads this file."""
+    """The arguments for a backend that reads this file."""
     return ['-object', f'rng-random,filename={path},id=rng0']
 
 
 def rng_egd(daemon):
-    """Arguments for a backend that asks this daemon."""
+    """The arguments for a backend that asks this daemon."""
     return ['-chardev', f'socket,path={daemon.path},reconnect-ms=100,id=egd0',
             '-object', 'rng-egd,chardev=egd0,id=rng0']
 
@@ -63,7 +63,7 @@ VIRTIO_RNG = ['-device', 'virtio-rng-pci,rng=rng0']
 
 
 def data_of(answer):
-    """What READ has read: all that it asked for; without the edges."""
+    """The bytes that READ has read, without the edges; READ must succeed."""
     lines, status = answer
     assert status == 0
     data = bytes.fromhex(lines[0])
@@ -72,14 +72,16 @@ def data_of(answer):
 
 
 def words_of(data):
-    """Each H_RANDOM call's bytes as the source has them."""
+    """The bytes in the order of the source: Linux stores words reversed."""
     return b''.join(data[i:i + 8][::-1] for i in range(0, len(data), 8))
 
 
 def find_in_order(data, source):
     """
-    The places in the source of the data's bytes, which have to be there, in
-    order, and in few pieces: Linux itself may take some in between.
+    The positions in the source of the bytes of the data.
+
+    The bytes must be in the source, in this order, and in few pieces: Linux
+    itself may take bytes in between.
     """
     places = []
     pieces = 0
@@ -95,29 +97,29 @@ def find_in_order(data, source):
 
 
 def assert_waits(guest, seconds=0.3):
-    """A command that was typed does not end."""
+    """Check that the command in the guest waits."""
     time.sleep(seconds)
     assert guest.waits()
 
 
 def assert_idles(guest):
-    """The same, and QEMU is idle meanwhile."""
+    """Check that the command waits, and that QEMU is idle meanwhile."""
     assert_waits(guest, 1)
-    # Others use the machine, too.
+    # Other processes use the host, too.
     load = min(cpu_share(guest.qemu) for _ in range(3))
     print(f'load {load:.1%}')
-    assert load < 0.06      # one that spins takes what it can get
+    assert load < 0.06      # A loop without a sleep uses far more.
     assert guest.waits()
 
 
 def reports(log):
-    """What rng-random said, without the program's name."""
+    """The messages of rng-random, without the name of the program."""
     return [line[line.index('rng-random '):] for line in log
             if 'rng-random ' in line]
 
 
 def quits(guest, directory, said):
-    """QEMU says so, soon, and no more until its end."""
+    """End QEMU; its messages so far, and to its end, must be `said`."""
     log, = directory.glob('*.log')
     until(lambda: reports(log.read_text().splitlines()) == said)
     assert reports(guest.quit()) == said
@@ -126,10 +128,10 @@ def quits(guest, directory, said):
 @pytest.mark.parametrize('kernel', KERNELS)
 def test_spapr_rng_without_data(boot, fifo, kernel):
     """
-    A dry source delays the boot little; reads fail until there is data.
+    Without data, the boot is delayed little, and reads fail.
 
-    One call waits for the time-out of five seconds; those after it, more than
-    two dozen, fail at once. That is reported once.
+    One call waits for the timeout of five seconds. Later calls, more than two
+    dozen, fail at once. QEMU reports this once.
     """
     source = os.urandom(32768)
     fd = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
@@ -147,7 +149,7 @@ def test_spapr_rng_without_data(boot, fifo, kernel):
         assert 1 <= waits < timeouts / 4
 
         os.write(fd, source)
-        # Calls fail until QEMU's thread has read what is there now.
+        # Calls fail until QEMU's thread has read the new data.
         until(lambda: guest.run('dd if=/dev/hwrng of=/dev/null bs=8 count=1')[1]
               == 0)
         find_in_order(words_of(data_of(guest.run(READ))), source)
@@ -159,7 +161,7 @@ def test_spapr_rng_without_data(boot, fifo, kernel):
 
 
 def test_virtio_rng_on_file(boot, tmp_path):
-    """At its end a file makes the guest wait, and heals when it grows."""
+    """At the end of a file, the guest waits until the file grows."""
     path = tmp_path / 'file'
     path.touch()
     guest = boot(*rng_random(path), *VIRTIO_RNG)
@@ -171,15 +173,15 @@ def test_virtio_rng_on_file(boot, tmp_path):
     path.write_bytes(source)
     find_in_order(data_of(guest.answer()), source)
 
-    # It is at its end again, which is the next trouble. That lasts, and so it
-    # is reported, too, 30 s after the first.
+    # At the next end of the file, the source fails again. This failure lasts,
+    # so that QEMU reports it 30 s after the first report.
     guest.type('cat /dev/hwrng >/dev/null')
     assert_waits(guest)
     quits(guest, tmp_path, [trouble(path), RECOVERY, trouble(path)])
 
 
 def test_virtio_rng_on_fifo(boot, fifo):
-    """A FIFO without a writer makes the guest wait until one comes."""
+    """With a FIFO that has no writer, the guest waits for a writer."""
     guest = boot(*rng_random(fifo), *VIRTIO_RNG)
     assert guest.run(VIRTIO) == ([], 0)
     guest.type(READ)
@@ -191,12 +193,13 @@ def test_virtio_rng_on_fifo(boot, fifo):
         writer.write(source)
         find_in_order(data_of(guest.answer()), source)
 
-        # Empty, but with a writer
+        # Now the FIFO is empty, but has a writer.
         guest.type('cat /dev/hwrng >/dev/null')
         assert_waits(guest)
 
-    # Before its first writer an empty FIFO is not readable, so QEMU has not
-    # tried; once one has left, it always is: the one trouble to report.
+    # QEMU has one failure to report. Before its first writer, an empty FIFO is
+    # not readable, so that QEMU did not read it. After its last writer has
+    # left, the FIFO is always readable.
     assert_idles(guest)
     with open(fifo, 'wb', buffering=0) as writer:
         writer.write(source)
@@ -205,7 +208,7 @@ def test_virtio_rng_on_fifo(boot, fifo):
 
 
 def test_virtio_rng_on_directory(boot, tmp_path):
-    """Reading a directory fails each time; the guest waits."""
+    """Each read of a directory fails, and the guest waits."""
     path = tmp_path / 'directory'
     path.mkdir()
     guest = boot(*rng_random(path), *VIRTIO_RNG)
@@ -216,11 +219,12 @@ def test_virtio_rng_on_directory(boot, tmp_path):
 
 
 def test_both_on_fifo(boot, fifo):
-    """Two devices share a FIFO without a writer, then one that has data."""
+    """Two devices share a FIFO, first without a writer, then with data."""
     guest = boot(*rng_random(fifo), *SPAPR_RNG, *VIRTIO_RNG)
 
-    # Linux's own thread, which would wait for virtio-rng and let nobody else
-    # read, has failed at boot and is asleep for 10 seconds.
+    # Linux's own thread does not disturb this check: its read failed at boot,
+    # so that it sleeps for 10 seconds. Otherwise, it would wait for virtio-rng,
+    # and keep other processes from reading.
     assert guest.run(f'{VIRTIO}; echo pseries_rng >{CURRENT}') == ([], 0)
     lines, status = guest.run('dd if=/dev/hwrng bs=8 count=1')
     assert 'Input/output error' in lines[0]
@@ -246,7 +250,7 @@ def test_both_on_fifo(boot, fifo):
 
 
 def test_virtio_rng_on_egd(boot, egd):
-    """Data flows, whatever its pieces, and when a connection breaks."""
+    """The guest gets data in pieces of any size, and after a hang-up."""
     guest = boot(*rng_egd(egd), *VIRTIO_RNG)
     assert guest.run(VIRTIO) == ([], 0)
     find_in_order(data_of(guest.run(READ)), egd.given)
@@ -262,7 +266,7 @@ def test_virtio_rng_on_egd(boot, egd):
 
 
 def test_virtio_rng_on_silent_egd(boot, egd):
-    """A daemon that does not answer, dies, and comes back as a better one."""
+    """The daemon does not answer, dies, and is replaced by one that does."""
     egd.silent = True
     guest = boot(*rng_egd(egd), *VIRTIO_RNG)
     assert guest.run(VIRTIO) == ([], 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A short run of bench/many.py, what it computes, and its EGD daemon."""
+"""A short run of bench/many.py, its computations, and its EGD daemon."""
 
 import importlib
 import json
@@ -48,16 +48,16 @@ def test_many(tmp_path, bench):
         assert len(case['calls']) == 2 and min(case['calls']) > 0
         assert case['seconds'] >= 1
     for name in ('urandom', 'egd'):
-        # Far more than any of them gets that waits for its quota
+        # A guest that waits for its quota gets far less.
         assert min(cases[name]['bytes']) > \
             10 * bench.QUOTA * cases[name]['seconds']
     for name, limit in (('quota', bench.QUOTA), ('slow8', bench.SHARE)):
-        # Ten times that, as the bytes may be counted long after the time was
-        # taken; without a limit, it would be thousands of times.
+        # On a busy host, the bytes may be counted long after the time was
+        # taken. Without a limit, a guest would get thousands of times as much.
         seconds = cases[name]['seconds']
         assert sum(cases[name]['bytes']) / 2 <= 10 * limit * (seconds + 1)
     assert cases['quota']['failed_calls'] == 0
-    # A wait for each
+    # Each call waits.
     assert cases['quota']['cpu_ns_per_call'] > 1000
     assert 100 < cases['urandom']['memory_kib'][0]['RssAnon'] < 10 ** 6
     assert 64 <= results['linux']['boot_bytes'] < 10000
@@ -97,7 +97,7 @@ def test_thousand(bench, line):
 
 @pytest.fixture
 def clock(bench, monkeypatch):
-    """A clock that only moves while bench/many.py sleeps."""
+    """A clock that advances only while bench/many.py sleeps."""
     now = SimpleNamespace(time=1000.0)
 
     def sleep(seconds):
@@ -109,7 +109,7 @@ def clock(bench, monkeypatch):
 
 
 class FakeGuest:  # pylint: disable=too-few-public-methods
-    """Makes so many calls a second, until it stops."""
+    """A guest that makes `rate` calls a second for `stops` seconds."""
 
     def __init__(self, clock, rate, stops=10 ** 6):
         self.clock, self.rate = clock, rate
@@ -133,17 +133,17 @@ def test_late_look_is_no_pause(bench, clock, monkeypatch):
 
 
 def test_bytes_in_that_time(bench):
-    """Each guest was asked when QEMU had the time to answer."""
+    """Bytes are scaled, as QEMU answers each guest's query at its own time."""
     assert bench.in_that_time([(0, 0), (1, 0)], [(5, 500), (3, 1000)],
                               2) == [200, 1000]
 
 
 @pytest.mark.parametrize('missing', [-1, 2])
 def test_lost_call_is_seen(bench, missing):
-    """One may be under way, and no more."""
+    """One call may be in progress, but no further call may be missing."""
     def guest(calls):
         return SimpleNamespace(
-            qemu=SimpleNamespace(cmd=lambda *_, **__: 3),  # that timed out
+            qemu=SimpleNamespace(cmd=lambda *_, **__: 3),  # 3 timeouts
             get=lambda *_: calls)
 
     assert bench.check_guest(guest(103), 800) == 3
@@ -176,7 +176,7 @@ def test_daemon(bench, tmp_path):
         time.sleep(0.05)
         clients[0].sendall(b'\x10')
         assert len(clients[0].recv(16, socket.MSG_WAITALL)) == 16
-        # Who asks for something else is hung up on, and only that one.
+        # The daemon hangs up after an unknown request, on that client only.
         clients[1].sendall(b'\3\1')
         assert clients[1].recv(1) == b''
         assert len(ask(clients[2], 8)) == 8
@@ -185,7 +185,7 @@ def test_daemon(bench, tmp_path):
 
 
 def test_slow_daemon(bench, tmp_path):
-    """As slow as told, and fair to who asks for little."""
+    """The daemon keeps to its rate, and is fair to modest clients."""
     with bench.egd(tmp_path, '2000') as (_, args):
         path = args[1].rpartition('=')[2]
         greedy, modest = connect(path), connect(path)
@@ -194,7 +194,7 @@ def test_slow_daemon(bench, tmp_path):
         start = time.monotonic()
         for _ in range(5):
             ask(modest, 100)
-        # 5 of its requests and as many of the other one, 50 ms each
+        # 5 requests of this client and as many of the other one, 50 ms each
         assert time.monotonic() - start >= 0.4
         assert len(greedy.recv(asked, socket.MSG_DONTWAIT)) < asked
 
@@ -214,7 +214,7 @@ def test_bad_arguments(tmp_path, args, message):
 
 
 def test_page(bench):
-    """The page has the marks that "make many" fills in, and points to it."""
+    """The page has both marks once, with the tables of the last result."""
     text = (TOP / 'docs/many-guests.md').read_text()
     assert 0 <= text.find(bench.MARKS[0]) < text.find(bench.MARKS[1])
     assert text.count(bench.MARKS[0]) == text.count(bench.MARKS[1]) == 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the user is told of a source in trouble: each thing once, and briefly."""
+"""The messages about a source that fails: one line for each failure."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from testlib.hcalls import H_HARDWARE
 from testlib.limits import until
 from testlib.machine import statistic
 
-INTERVAL = 30   # seconds, in which a source is not reported again
+INTERVAL = 30   # seconds in which QEMU reports a source at most once
 SILENT = 'no word in 300 ms; H_RANDOM fails until there is one'
 TIMEOUT = 300
 
@@ -25,8 +25,10 @@ def left_out(message):
 
 def test_writer_comes_and_goes(guest, tmp_path):
     """
-    One pair of messages; what is left out is counted, and trouble that began
-    meanwhile is reported if it lasts.
+    In an INTERVAL, QEMU reports one failure and one recovery.
+
+    QEMU counts the messages that it leaves out. It reports a failure that
+    began in the INTERVAL later, if the failure lasts.
     """
     words = 50
     source = tmp_path / 'fifo'
@@ -35,7 +37,10 @@ def test_writer_comes_and_goes(guest, tmp_path):
                timeout=0, pool_size=8)
 
     def until_trouble():
-        """The reader goes on when the backend has seen the end of the file."""
+        """Wait until the reader has read the end of the file twice.
+
+        Between these reads, the backend has noticed the failure.
+        """
         before = vm.log().count('rng_reader_read 0 of')
         until(lambda: vm.log().count('rng_reader_read 0 of') >= before + 2)
 
@@ -51,7 +56,7 @@ def test_writer_comes_and_goes(guest, tmp_path):
     assert vm.reports()[:2] == [trouble(source), RECOVERY]
     assert len(vm.reports()) <= 2 + 2 * (time.monotonic() - start) / INTERVAL
 
-    # Each word is the end of one trouble and comes before the next one.
+    # There is a failure before and after each word, and a recovery with it.
     until(lambda: len(vm.reports()) + sum(map(left_out, vm.reports())) ==
           2 * words + 1)
     assert vm.reports()[-1].startswith(trouble(source))
@@ -66,7 +71,7 @@ def test_writer_comes_and_goes(guest, tmp_path):
 
 
 def check_silent(vm, kind):
-    """Many calls fail; the first one says so."""
+    """Check that many calls fail, and that QEMU reports only the first."""
     vm.call(10)
     vm.finish()
     assert [status for status, _ in vm.results()] == [H_HARDWARE] * 10
@@ -90,14 +95,14 @@ def test_dry_fifo(guest, fifo):
 
 
 def test_silent_daemon(guest, tmp_path):
-    """One that gets what it is asked, and does not answer for long."""
+    """The daemon gets requests, and at first does not answer."""
     with closing(EgdDaemon(tmp_path / 'egd')) as daemon:
         daemon.silent = True
         daemon.start()
         vm = guest(*daemon.backend(), timeout=TIMEOUT)
         check_silent(vm, 'rng-egd')
         assert daemon.requests
-        # It answers what it is asked anew, on a new connection.
+        # On a new connection, QEMU repeats the requests, and gets answers.
         daemon.silent = False
         daemon.hang_up()
         check_over(vm, 'rng-egd')
@@ -108,7 +113,7 @@ def test_null_chardev(guest):
     vm = guest('rng-egd,chardev=egd', '-chardev', 'null,id=egd',
                timeout=TIMEOUT)
     check_silent(vm, 'rng-egd')
-    # Nor is it said again, however long this lasts.
+    # QEMU does not repeat the message, however long the failure lasts.
     time.sleep(INTERVAL + 1)
     vm.call()
     vm.finish()

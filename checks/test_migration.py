@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A Linux guest that migrates: to and from QEMU's own spapr-rng, and none."""
+"""Migration of a Linux guest between this device, QEMU's own, and none."""
 
 import json
 import re
@@ -15,8 +15,8 @@ from testlib.programs import run
 
 DEVICE = spapr_rng()
 
-# Its machine has this QEMU or the peer, and the device or not; an old one is
-# of the machine type before the newest.
+# The machines: "ours" is this QEMU, "peer" QEMU with its own device. "old" is
+# the machine type before the newest one.
 ENDS = {'ours': ('native', DEVICE), 'ours-without': ('native', []),
         'peer': ('peer/native', DEVICE), 'peer-without': ('peer/native', []),
         'ours-old': ('native', DEVICE), 'peer-old': ('peer/native', DEVICE)}
@@ -27,19 +27,19 @@ NODE = '/proc/device-tree/ibm,platform-facilities/ibm,random-v1'
 
 
 def is_listed(end):
-    """Whether that machine tells its guest of hcall-random."""
+    """Whether the machine lists hcall-random for its guest."""
     return ENDS[end][0] == 'native' and bool(ENDS[end][1])
 
 
 def shape(section):
-    """What is in it; the device tree's size depends on the device tree."""
+    """The parts of a section that do not depend on the size of its data."""
     return (section['vmsd_name'], section['version'],
             [field['name'] for field in section['fields']],
             [shape(part) for part in section.get('subsections', [])])
 
 
 def find(value, key):
-    """What stands under that key, anywhere in nested dictionaries."""
+    """The value of a key, anywhere in nested dictionaries."""
     if not isinstance(value, dict):
         return None
     if key in value:
@@ -54,7 +54,11 @@ def directory(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def previous_type():
-    """No older one: 10.2, the peer too, loses the guests of pseries-10.0."""
+    """The machine type before the newest one.
+
+    Not an older one: QEMU 10.2, also with its own device, fails to migrate
+    guests of pseries-10.0.
+    """
     types = run(OUT / 'native/qemu-system-ppc64', '-machine', 'help').stdout
     versions = re.findall(r'^pseries-(\d+)\.(\d+) ', types, re.MULTILINE)
     major, minor = sorted((int(a), int(b)) for a, b in versions)[-2]
@@ -63,7 +67,7 @@ def previous_type():
 
 @pytest.fixture
 def start(pseries, directory, previous_type):
-    """A function that starts one of the ENDS; a guest may come from a URI."""
+    """A function that starts a machine of ENDS, or migrates a guest to it."""
     def make(end, incoming=None):
         build, args = ENDS[end]
         if end.endswith('-old'):
@@ -77,7 +81,7 @@ def start(pseries, directory, previous_type):
 
 @pytest.fixture
 def saved(start, directory):
-    """A function that boots one of the ENDS and saves the guest to a file."""
+    """A function that boots a guest of ENDS, and saves it to a file, once."""
     def make(end):
         path = directory / end
         if not path.exists():
@@ -97,9 +101,9 @@ def saved(start, directory):
     ('ours-old', 'peer-old'), ('peer-old', 'ours-old')])
 def test_migration(start, saved, source, destination):
     """
-    The guest goes on; what it was told at boot holds until the next one.
+    The guest continues, and its device tree stays the same until a reset.
 
-    A call to a machine without the device fails, which Linux reports.
+    In a machine without the device, calls fail.
     """
     guest = start(destination, incoming=f'file:{saved(source)}')
     until(lambda: guest.qemu.cmd('query-status')['status'] == 'running')
@@ -119,7 +123,7 @@ def test_migration(start, saved, source, destination):
 
 
 def test_stream(saved, tree):
-    """With and without the device, what machines send is as the peer's."""
+    """All machines of ENDS send the same sections, as the peer does."""
     def state(end, what):
         done = subprocess.run(
             ['/usr/bin/python3', tree / 'scripts/analyze-migration.py',

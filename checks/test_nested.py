@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The device under KVM, in a nested guest, and the kernel's H_RANDOM."""
+"""The device under KVM, in a nested guest (L2), and KVM's own H_RANDOM."""
 
 import struct
 import time
@@ -13,13 +13,13 @@ from testlib.limits import until
 from testlib.machine import spapr_rng, statistic
 from testlib.nested import KNOWN, L1, L2
 
-WORDS = 1024    # of L0's source, which L1's Linux draws from, too
+WORDS = 1024    # words in L0's source, from which L1's Linux reads, too
 RNG = '-object rng-random,id=rng0,filename='
 
 
 @pytest.fixture(scope='module')
 def boot(image, tmp_path_factory):
-    """A function that boots L1 with more arguments for L0."""
+    """A function that boots an L1, with further arguments for L0's QEMU."""
     machines = []
 
     def start(*args, **kwargs):
@@ -34,42 +34,42 @@ def boot(image, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def source(tmp_path_factory):
-    """L0's source."""
+    """The file that is L0's source."""
     path = tmp_path_factory.mktemp('source') / 'source'
     path.write_bytes(source_bytes(0, WORDS))
     return path
 
 
 def device(source):
-    """L0's arguments for the device with this source."""
+    """The arguments of L0's QEMU for the device with this source."""
     return spapr_rng(f'rng-random,filename={source}')
 
 
 @pytest.fixture(scope='module')
 def l1_with(boot, source):
-    """An L1 with H_RANDOM."""
+    """An L1 whose machine has the device."""
     return boot(*device(source))
 
 
 @pytest.fixture(scope='module')
 def l1_without(boot):
-    """An L1 without."""
+    """An L1 whose machine does not have the device."""
     return boot()
 
 
 @pytest.fixture
 def l1(l1_with):
-    """The L1 that most tests share; each has its own L2."""
+    """The L1 that most tests share. Each test starts its own L2."""
     print(f'see {l1_with.log_path}')
     yield l1_with
-    # What an L2 said must be in the log, whatever became of it.
+    # Put the messages of each L2 into the log, even if the test has failed.
     l1_with.run('tail -n 20 log*')
     l1_with.run('for pid in $(pidof qemu); do kill -9 $pid; done; wait; '
                 'rm -f log* qmp* trace* state ram')
 
 
 def waiting(l1, *args, cpus=2, timeout=0, **kwargs):
-    """An L2 of which each vCPU waits in its first call."""
+    """Start an L2, each of whose vCPUs waits in its first call."""
     l1.sh('timeout 0.1 cat fifo >/dev/null; true')
     l2 = L2(l1, f'{RNG}fifo', *args, cpus=cpus, rng='rng0',
             timeout=timeout, **kwargs)
@@ -84,14 +84,18 @@ def still_waits(l2):
 
 
 def give(l2):
-    """Write a word for each vCPU; it has to complete the one call of each."""
+    """Write a word for each vCPU, which must complete the vCPU's one call."""
     assert still_waits(l2)
     l2.l1.feed(0, l2.cpus)
     l2.gets_a_word_each()
 
 
 def check_in_order(values, words):
-    """Each a word of the source, none twice; each vCPU's in order."""
+    """
+    Check that the values of all vCPUs are different words of the source.
+
+    The words of each vCPU must be in order. Returns the indices of the words.
+    """
     position = {word(i): i for i in range(words)}
     indices = [[position[value] for value in got] for got in values]
     for got in indices:
@@ -106,7 +110,7 @@ def check_kernel_serves(l1, *args, **properties):
     assert l2.in_kernel()
     l2.call(16)
     l2.finish()
-    # L1's Linux has some of the words.
+    # L1's Linux took some of the words.
     assert len(check_in_order([l2.values(0), l2.values(1)], WORDS)) == 32
     assert l2.exits() == statistic(l2, 'calls') == 0
     assert l2.traced('spapr_rng_in_kernel') == ['enabled (0)']
@@ -115,7 +119,7 @@ def check_kernel_serves(l1, *args, **properties):
 
 
 def test_kernel_serves(l1):
-    """L0's words, and no exit to QEMU."""
+    """With use-kvm, calls get L0's words, and do not exit to QEMU."""
     check_kernel_serves(l1)
 
 
@@ -132,7 +136,7 @@ def check_backend_serves(l1, said='', wrapper='', **properties):
     l2.finish()
     indices = check_in_order([l2.values(0), l2.values(1)], KNOWN)
     assert sorted(indices) == list(range(2 * calls))
-    # A call that had to wait came more than once.
+    # A call that waits exits more than once.
     assert l2.exits() >= statistic(l2, 'calls') == 2 * calls
     for text in l2.traced('spapr_rng_in_kernel'):
         assert text.rpartition(' (')[0] in said
@@ -142,7 +146,7 @@ def check_backend_serves(l1, said='', wrapper='', **properties):
 
 
 def test_backend(l1):
-    """Each word of its source once, and in order; each call is an exit."""
+    """With a backend, each call exits, and gets the next word of the source."""
     check_backend_serves(l1)
 
 
@@ -164,7 +168,7 @@ def test_bytes_while_stopped(l1):
 
 
 def test_reset(l1):
-    """The program starts anew and makes the call again."""
+    """After a reset, the program starts again, and repeats its call."""
     l2 = waiting(l1)
     l2.qemu.cmd('system_reset')
     until(lambda: l2.qemu.cmd('query-status')['running'])
@@ -173,7 +177,7 @@ def test_reset(l1):
 
 
 def test_migration(l1):
-    """It waits on the other side."""
+    """After a migration, the call waits in the new machine."""
     l2 = waiting(l1)
     l2.save('state')
     l2.quit()
@@ -189,7 +193,7 @@ def test_quit(l1):
 
 
 def test_interrupts(l1):
-    """Each vCPU takes its decrementer interrupts while it waits."""
+    """Each vCPU takes decrementer interrupts while its call waits."""
     l2 = waiting(l1, interrupts=True)
     for cpu in range(l2.cpus):
         before = l2.get(cpu, TICKS)
@@ -207,7 +211,7 @@ def test_timeout(l1):
 
 
 def test_linux(l1):
-    """Linux in Linux gets L0's words by itself."""
+    """Linux as L2 uses the device by itself, and gets L0's words."""
     lines, status = l1.run_qemu(
         '-L . -machine x-vof=on -m 512M -kernel vmlinux -initrd initrd',
         '-append "console=hvc0 loglevel=1" -serial stdio',
@@ -219,7 +223,7 @@ def test_linux(l1):
 
 
 def test_l0_runs_dry(l1, source):
-    """L2's kernel calls fail like L0's, and then succeed again."""
+    """Without data in L0, the calls of L2 fail, and later succeed again."""
     l2 = L2(l1, use_kvm='true')
     l2.call(WORDS)
     l2.finish()
@@ -237,7 +241,7 @@ def test_l0_runs_dry(l1, source):
 
 
 def test_no_generator(l1_without):
-    """The error says what to do."""
+    """Without a generator in KVM, the error says what to do."""
     lines, status = l1_without.run_qemu(
         '-bios image -device spapr-rng,use-kvm=true')
     assert status == 1
@@ -248,7 +252,7 @@ def test_no_generator(l1_without):
 
 
 def test_no_generator_but_backend(l1_without):
-    """It serves, and one warning says so."""
+    """Without a generator in KVM, the backend serves, with one warning."""
     check_backend_serves(
         l1_without,
         'qemu: -device spapr-rng,id=hrandom,rng=rng0,use-kvm=true: warning: '
@@ -257,7 +261,7 @@ def test_no_generator_but_backend(l1_without):
 
 
 def test_enabling_fails(l1):
-    """A kernel with a generator that it does not let QEMU use."""
+    """The kernel has a generator, but does not let QEMU enable it."""
     l2 = L2(l1, f'{RNG}known', rng='rng0')
     deny = f'./deny-enable-cap {l2.vm_fd()}'
     l2.quit()
@@ -267,7 +271,8 @@ def test_enabling_fails(l1):
         'qemu: -device spapr-rng,id=hrandom,rng=rng0,use-kvm=true: warning: '
         f"spapr-rng: {why}; the backend 'rng0' serves the guest",
         wrapper=deny, use_kvm='true')
-    # With the same files as above, the descriptor is the same.
+    # The number of the VM's descriptor is the same if QEMU opens the same
+    # files.
     lines, status = l1.run_qemu(
         '-bios image -machine memory-backend=ram -m 256M -object memory-'
         'backend-file,id=ram,share=on,size=256M,mem-path=ram',
@@ -283,5 +288,5 @@ def test_enabling_fails(l1):
     ('POWER9', '6.12'), ('POWER10', '6.1'),
     *(('POWER10', kernel) for kernel in KERNELS[1:])])
 def test_elsewhere(boot, source, cpu, kernel):
-    """Other processors and kernels."""
+    """KVM serves the guest on other processors and kernels, too."""
     check_kernel_serves(boot(*device(source), cpu=cpu, kernel=kernel))

@@ -13,9 +13,10 @@ from testlib.hcalls import START
 @every_way
 def test_nmi(guest, fifo, way, interrupts):
     """
-    Each vCPU starts anew in the middle of its call, and makes it again.
+    Each vCPU restarts in the middle of its call, and repeats the call.
 
-    Where it stays halted, or a word goes to the left call, one never ends.
+    If a vCPU stayed halted, or if the abandoned call got a word, one call would
+    never end.
     """
     vm = guest(fifo.backend, **way, interrupts=interrupts,
                timeout=0)

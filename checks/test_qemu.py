@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Our test in QEMU's own suite, and those of QEMU's that we could break."""
+"""The qtest of the series, and QEMU's own tests that the series could break."""
 
 import os
 
@@ -23,12 +23,12 @@ def run_in(out, *args, **env):
 def test_meson(out, name):
     output = run_in(out, 'pyvenv/bin/meson', 'test', '--no-rebuild', '-t',
                     '10', '--print-errorlogs', f'qtest-ppc64/{name}')
-    # meson also ends with 0 where a test skipped itself.
+    # meson also ends with status 0 if a test skips itself.
     assert '\nOk:                 1' in output
 
 
 def test_image_is_up_to_date(tmp_path):
-    """What our test has for a guest is made of the source as it is."""
+    """hcalls-image.h was made from the current hcalls.S."""
     source = TOP / 'guests/bare-metal'
     made = tmp_path / 'hcalls-image.h'
     done = run('make', '-C', source, f'O={tmp_path}', made)
@@ -37,7 +37,7 @@ def test_image_is_up_to_date(tmp_path):
 
 
 def test_boot_serial(out):
-    """Alone: its other machines need firmware that Debian has not got."""
+    """Only pseries: the other machines need firmware that Debian lacks."""
     output = run_in(out, 'tests/qtest/boot-serial-test', '-p',
                     '/ppc64/boot-serial/pseries',
                     QTEST_QEMU_BINARY='./qemu-system-ppc64')
@@ -45,7 +45,7 @@ def test_boot_serial(out):
 
 
 def test_ppc64le_build(out):
-    """The build for POWER hosts with KVM is one, and has the device."""
+    """The build for POWER hosts is a ppc64le binary with the device."""
     binary = (out / 'ppc64le/qemu-system-ppc64').read_bytes()
     assert binary[:6] == b'\x7fELF\x02\x01'
     assert binary[18:20] == b'\x15\x00'    # EM_PPC64

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A short run of bench/quality.py, and whether it sees what is bad."""
+"""A short run of bench/quality.py, and whether it detects bad data."""
 
 import importlib
 import json
@@ -36,18 +36,18 @@ def test_quality(tmp_path):
         exact['kernel_meanwhile'] + exact['kernel_after']
     for side in results['guest'], results['host']:
         assert side['rngtest']['blocks'] == (7000000 - 4) // 2500
-        # 2 are expected; that there are more than 20 is as good as impossible.
+        # 2 failures are expected. More than 20 are practically impossible.
         assert side['rngtest']['failures'] <= 20
         assert [test['test'] for test in side['dieharder']] == [
             'diehard_2dsphere', 'diehard_3dsphere']
         assert all(0 <= test['p'] <= 1 for test in side['dieharder'])
-    # Each is of its own data.
+    # Each side was tested on its own data.
     assert results['guest']['dieharder'] != results['host']['dieharder']
     assert '250,000 words, 0 wrong' in (tmp_path / 'quality.md').read_text()
 
 
 def test_comparison(bench):
-    """A few words may be the kernel's; none comes twice or is another."""
+    """A few words may be missing; repeated or wrong words are an error."""
     assert bench.skipped([23, 24, 25, 26]) == 0
     assert bench.skipped([23, 24, 29, 30, 32]) == 5
     for words in ([23, 24, 24], [23, 25, 24], [23, 24, 31],
@@ -57,7 +57,7 @@ def test_comparison(bench):
 
 
 def test_lost_words(bench, tmp_path, monkeypatch):
-    """What the device read for the guest went to calls of the guest."""
+    """It is an error if the device read more than the calls got."""
     draw = bench.draw
 
     def lossy(*args):
@@ -70,7 +70,7 @@ def test_lost_words(bench, tmp_path, monkeypatch):
 
 
 def test_bad_numbers(bench, tmp_path):
-    """One bit of each byte is always 0."""
+    """The tools reject data in which one bit of each byte is always 0."""
     path = tmp_path / 'bad'
     path.write_bytes(os.urandom(5 * 10 ** 6).translate(
         bytes(i & 0x7f for i in range(256))))

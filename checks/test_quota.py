@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A guest gets no more than max-bytes in a period, and evenly."""
+"""The quota: a guest gets max-bytes in each period at most, evenly spread."""
 
 import os
 import time
@@ -20,20 +20,20 @@ def quota(max_bytes, period):
 
 
 @pytest.mark.parametrize('max_bytes, period, seconds, cpus, options', [
-    (800, 1000, 10, 1, []),             # 100 words/s, each waited for
+    (800, 1000, 10, 1, []),             # 100 words/s, with a wait for each
     (1000000, 1000, 10, 4, []),
     (8000, 10000, 4, 2, []),
     (1000, 1, 4, 1, []),
-    (10000000, 1000, 4, 2, []),         # a word in 800 ns
+    (10000000, 1000, 4, 2, []),         # a word each 800 ns
     (1000000, 1000, 4, 4, ['-accel', 'tcg,thread=single']),
     (100000, 1000, 4, 2, ['-icount', 'shift=4']),
 ], ids=str)
 def test_rate(guest, capsys, max_bytes, period, seconds, cpus, options):
     """
-    No more than the limit, by the guest's own clock; all the calls are made.
+    The rate by the guest's own clock is at most the limit, and no call fails.
 
-    A busy machine may make it less, but not a hundredth, as one word for each
-    time that a vCPU wakes would be.
+    A busy host may reduce the rate, but not to a hundredth. If a vCPU got only
+    one word each time that it wakes up, the rate would be that low.
     """
     vm = guest(URANDOM, *options, **quota(max_bytes, period), cpus=cpus,
                interrupts=True)
@@ -51,15 +51,16 @@ def test_rate(guest, capsys, max_bytes, period, seconds, cpus, options):
     assert limit / 10 < rate <= 1.05 * limit
     assert statistic(vm, 'bytes') == calls * cpus * 8
     assert 0 < statistic(vm, 'throttled') <= statistic(vm, 'waits')
-    # Interrupts were taken meanwhile, not only between calls.
+    # The vCPU took interrupts during its calls, not only between them.
     assert max_bytes > 800 or vm.get(0, TICKS) > 2 * calls
     vm.quit()
 
 
 def test_rate_without_a_host(guest):
     """
-    Within 1 % of the limit, by a clock that no other load can disturb: it is
-    made of the guest's instructions, and of waits that are skipped.
+    With a clock that load cannot disturb, the rate is the limit within 1 %.
+
+    The clock is icount: QEMU counts the guest's instructions, and skips waits.
     """
     vm = guest(URANDOM, '-icount', 'shift=4,sleep=off',
                **quota(100000, 1000), cpus=2, interrupts=True)
@@ -70,25 +71,26 @@ def test_rate_without_a_host(guest):
 
 
 def test_masked_interrupts(guest):
-    """With -icount, one that the guest does not take cannot stop the time."""
+    """With -icount, time advances although an interrupt is pending."""
     vm = guest(URANDOM, '-icount', 'shift=4', **quota(8000, 1000))
     vm.call(10 ** 9)
     until(lambda: vm.get(0, START))
     before = vm.get(0, TICKS)
     until(lambda: vm.count() >= 500)
-    # After a wait, at most the 50 words of 50 ms come without another one.
+    # After a wait, at most 50 words, the quota of 50 ms, need no further wait.
     assert statistic(vm, 'throttled') >= 8
-    # Between its calls it takes none, although the first one came long ago.
+    # The guest has taken no interrupt, although one has been pending for long.
     assert vm.get(0, TICKS) == before
     vm.quit()
 
 
 def test_even(guest):
     """
-    Words come one by one, not a second's worth at a time.
+    Words come one by one, not the quota of a whole second at a time.
 
-    By the guest's clock, 50 of them take 500 ms, less what was saved up for 50
-    ms, and what the host took from the guest between its calls.
+    By the guest's clock, 50 words take 500 ms, without up to 50 ms that the
+    guest had saved, and without the time that the guest did not run between
+    its calls.
     """
     vm = guest(URANDOM, **quota(800, 1000))
     vm.call(200, record=TIME)
@@ -101,10 +103,10 @@ def test_even(guest):
 
 def test_others_go_on(guest):
     """
-    Who waits for its quota holds up neither other vCPUs nor the monitor.
+    A vCPU that waits for the quota delays neither other vCPUs nor the monitor.
 
-    If it kept QEMU's lock, the others would get no more than a tenth, and an
-    answer would take the second that a word does.
+    If the vCPU kept the BQL, other vCPUs would make less than a tenth of their
+    calls, and an answer of the monitor would take a second, as a word does.
     """
     vm = guest(URANDOM, **quota(8, 1000), cpus=4)
 
@@ -120,7 +122,7 @@ def test_others_go_on(guest):
         vm.qemu.cmd('query-status')
         return time.monotonic() - start
 
-    # At its best, as the machine may be busy with other things
+    # Use the best of some rates, as the host may be busy.
     alone = max(rate() for _ in range(5))
     vm.call(FOR_EVER, H_RANDOM, (0, 1), record=False)
     until(lambda: statistic(vm, 'throttled') > 0)
@@ -132,7 +134,7 @@ def test_others_go_on(guest):
 
 
 def test_source_is_left_alone(guest, fifo):
-    """Of what a guest may not have yet, only the next word is read."""
+    """Of the words that the guest may not have yet, only the next is read."""
     vm = guest(fifo.backend, **quota(80, 1000), pool_size=8)
     fifo.write(os.urandom(8 * 100))
     vm.call(100)
@@ -142,7 +144,7 @@ def test_source_is_left_alone(guest, fifo):
 
 
 def test_bytes_come_meanwhile(guest, fifo):
-    """A source has the whole time to give the word that a call waits for."""
+    """The source is read for the next word while its call waits for quota."""
     vm = guest(fifo.backend, **quota(8, 2 ** 31), pool_size=8)
     fifo.write(os.urandom(8))
     vm.call()
@@ -157,7 +159,7 @@ def test_bytes_come_meanwhile(guest, fifo):
 
 
 def test_loadvm(guest, tmp_path):
-    """What was due long after the time that it is now is due soon."""
+    """loadvm sets the guest's clock back; the next word is still due soon."""
     vm = guest(URANDOM, **quota(800, 1000))
     add_disk(vm.qemu, tmp_path)
     hmp(vm.qemu, 'savevm early')
@@ -171,6 +173,6 @@ def test_loadvm(guest, tmp_path):
         assert len(vm.values()) == 20
         return vm.seconds()
 
-    # The 300 words before took 3 s. The machine may be busy with other things.
+    # The 300 words took 3 s. A busy host may need more than one try.
     until(lambda: seconds_after_loadvm() < 2)
     vm.quit()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Another source for a guest that runs: qom-set of the property rng."""
+"""Replacing the source of a running guest: qom-set of the property rng."""
 
 import functools
 import re
@@ -16,11 +16,11 @@ from testlib.hcalls import H_HARDWARE, H_SUCCESS
 from testlib.limits import until
 from testlib.machine import DEVICE, add_disk, hmp, set_property, statistic
 
-FIRST = {'a': 0, 'b': 10 ** 6}      # the number of its first word
+FIRST = {'a': 0, 'b': 10 ** 6}      # the number of each source's first word
 
 
 class Sources:
-    """Two FIFOs, each with words of its own; the guest starts with a."""
+    """Two FIFOs, a and b, with different words. The guest starts with a."""
 
     def __init__(self, directory, stack):
         self.fifos = {}
@@ -64,7 +64,11 @@ def source_of(vm):
 
 
 def numbers(vm):
-    """Which words the guest got of each source; each vCPU in their order."""
+    """
+    The indices of the words that the guest got from each source.
+
+    Each vCPU must have got the words of a source in order.
+    """
     number = {word(first + i): (name, i)
               for name, first in FIRST.items() for i in range(20000)}
     got = {name: [] for name in FIRST}
@@ -83,7 +87,9 @@ def numbers(vm):
 @pytest.mark.parametrize('pool_size', [8, 4096])
 def test_while_vcpus_call(start, sources, way, pool_size):
     """
-    To and fro, each word once: none is lost, none is made of two halves.
+    Replace the source many times: the guest gets each word once.
+
+    No word is lost, and no word is made of halves of two words.
     """
     vm = start(**way, pool_size=pool_size)
     calls = 12000 // vm.cpus
@@ -99,7 +105,7 @@ def test_while_vcpus_call(start, sources, way, pool_size):
     while not feed():
         replace(vm, ['rng1', 'rng0'][rounds % 2])
         rounds += 1
-        # What the old source had in the pool comes first.
+        # The guest first gets the words of the old source from the pool.
         enough = vm.count() + pool_size // 8 + 1
         until(lambda least=enough: feed() or vm.count() >= least)
     vm.finish()
@@ -114,7 +120,7 @@ def test_while_vcpus_call(start, sources, way, pool_size):
 
 @ways('one', 'multi')
 def test_while_calls_wait(start, sources, way):
-    """For a source that is dry; they are answered from the new one."""
+    """Calls that wait for a dry source get words of the new source."""
     vm = start(**way)
     vm.call()
     assert vm.calls_wait()
@@ -122,7 +128,7 @@ def test_while_calls_wait(start, sources, way):
     replace(vm, 'rng1')
     vm.finish()
     assert numbers(vm) == {'a': [], 'b': list(range(vm.cpus))}
-    # What the old one gives to nobody is there when it is the source again.
+    # Words of the old source stay there until it is the source again.
     sources.give('a', 2 * vm.cpus)
     time.sleep(0.1)
     replace(vm, 'rng0')
@@ -133,7 +139,7 @@ def test_while_calls_wait(start, sources, way):
 
 
 def test_half_a_word(start, sources):
-    """What has come of a word of the old source is thrown away."""
+    """The first bytes of an incomplete word are dropped."""
     vm = start('-trace', 'spapr_rng_receive')
     vm.call()
     sources.fifos['a'].write(source_bytes(0, 1)[:5])
@@ -147,7 +153,7 @@ def test_half_a_word(start, sources):
 
 @pytest.mark.parametrize('timeout', [0, 300])
 def test_after_a_bad_source(guest, sources, timeout):
-    """What was known of the old source does not count."""
+    """The state of the old source does not affect the new one."""
     vm = guest('rng-random,filename=/dev/zero', *sources.options,
                timeout=timeout)
 
@@ -168,7 +174,7 @@ def test_after_a_bad_source(guest, sources, timeout):
         replace(vm, 'rng1')
         waits = statistic(vm, 'waits')
         call()
-        # A call does not fail at once because those before it have.
+        # A call waits for the new source, although earlier calls failed.
         assert got_word() or statistic(vm, 'waits') > waits
         until(lambda: got_word() or call())
     else:
@@ -177,7 +183,7 @@ def test_after_a_bad_source(guest, sources, timeout):
         replace(vm, 'rng1')
         vm.finish()
         assert vm.values() == [word(FIRST['b'])]
-    # The old one is bad still, and is reported anew.
+    # The old source is still bad, which QEMU reports again.
     replace(vm, 'rng0')
     vm.call(3)
     if timeout:
@@ -191,7 +197,7 @@ def test_after_a_bad_source(guest, sources, timeout):
 
 
 def test_by_a_bad_source(guest, fifo):
-    """The tests are of the source that there is now."""
+    """The health tests test the current source."""
     vm = guest(fifo.backend, '-object', 'rng-random,filename=/dev/zero,id=bad',
                timeout=0)
     fifo.write(source_bytes(0, 1000))
@@ -209,8 +215,9 @@ def test_by_a_bad_source(guest, fifo):
 
 def test_full_pool(start, sources):
     """
-    The old source fills the pool while the machine is stopped: the guest gets
-    all of that first.
+    The old source fills the pool while the machine is stopped.
+
+    The guest first gets all words of the pool.
     """
     vm = start('-trace', 'spapr_rng_receive')
 
@@ -220,7 +227,7 @@ def test_full_pool(start, sources):
 
     full = False
     while not full:
-        sources.give('a', 3000)     # so that it asks for more and more
+        sources.give('a', 3000)     # With more calls, requests grow.
         vm.call(3512)
         until(lambda: vm.count() == sources.given['a'])
         assert vm.calls_wait()
@@ -238,7 +245,7 @@ def test_full_pool(start, sources):
 
 
 def test_snapshot(start, sources, tmp_path):
-    """The new source stays the source of a guest that loadvm brings back."""
+    """After loadvm, the new source is still the source."""
     vm = start()
     add_disk(vm.qemu, tmp_path)
     sources.give('a', 1)
@@ -261,7 +268,7 @@ def test_snapshot(start, sources, tmp_path):
 
 
 def test_refused(start, sources):
-    """With the reason; the guest goes on with what it has."""
+    """QEMU refuses bad values with a reason, and keeps the source."""
     vm = start()
     vm.qemu.cmd('object-add', **{'qom-type': 'iothread', 'id': 'thread'})
     for name, why in {
@@ -278,7 +285,7 @@ def test_refused(start, sources):
 
 
 def test_object_del(start, sources):
-    """A backend that is no longer linked can go, and another one come."""
+    """A backend that was replaced can be deleted, and a new one added."""
     vm = start()
     vm.call()
     assert vm.calls_wait()
@@ -298,7 +305,7 @@ def test_object_del(start, sources):
 
 
 def test_record_and_replay(start, sources, tmp_path):
-    """Not in either run; the guest goes on with what it has."""
+    """Under record and replay, QEMU refuses to replace the source."""
     sources.give('a', 100)
     for mode in 'record', 'replay':
         vm = start('-S', '-icount',
@@ -306,7 +313,7 @@ def test_record_and_replay(start, sources, tmp_path):
         vm.call(100)
         assert refused(vm, 'rng1') == \
             "a replay does not know when 'rng' was replaced"
-        replace(vm, 'rng0')     # as it is
+        replace(vm, 'rng0')     # The current value is accepted.
         assert source_of(vm) == '/objects/rng0'
         vm.qemu.cmd('cont')
         vm.finish()

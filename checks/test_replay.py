@@ -11,11 +11,11 @@ from testlib.limits import HANG, until
 from testlib.machine import add_disk, hmp
 
 
-STEP = 5000     # instructions, in which a guest makes some dozens of calls
+STEP = 5000     # instructions, enough for some dozens of calls
 
 
 def start(guest, mode, log, backend):
-    # Time-outs are not in force: the host's clock is not in the log.
+    # The timeout has no effect, because the log does not have the host's clock.
     vm = guest(backend, '-S', '-icount', f'shift=auto,rr={mode},rrfile={log}',
                timeout=5)
     vm.call(2000)
@@ -29,7 +29,7 @@ def run(guest, mode, log, backend):
     if mode == 'record':
         vm.quit()
     else:
-        vm.qemu.wait(timeout=HANG)    # the end was recorded, too
+        vm.qemu.wait(timeout=HANG)    # The log has the end of QEMU, too.
     return vm.values(), vm.seconds()
 
 
@@ -44,7 +44,12 @@ def test_replay(guest, tmp_path, backend):
 @pytest.mark.parametrize('backend', ['rng-builtin',
                                      'rng-random,filename=/dev/urandom'])
 def test_snapshot_in_a_replay(guest, tmp_path, backend):
-    """The log has each byte once: none may be ahead of the guest, and lost."""
+    """
+    After loadvm in a replay, the guest gets the recorded words again.
+
+    The log has each byte once: the device must not read ahead of the guest,
+    because loadvm would lose these bytes.
+    """
     vm = start(guest, 'record', tmp_path / 'log', backend)
     vm.qemu.cmd('cont')
     vm.finish()
@@ -59,7 +64,8 @@ def test_snapshot_in_a_replay(guest, tmp_path, backend):
         vm.qemu.cmd('cont')
         until(lambda: vm.qemu.cmd('query-status')['status'] == 'paused')
 
-    # How long the guest ran on when it had its numbers is the host's affair.
+    # Look for an instruction in the middle of the calls: the number of
+    # instructions after the last call depends on the host.
     icount = 0
     while len(vm.values()) < 500:
         icount += STEP
@@ -77,7 +83,7 @@ def test_snapshot_in_a_replay(guest, tmp_path, backend):
 
 
 def test_replay_of_a_slow_source(guest, fifo, tmp_path):
-    """What was waited for when recorded comes from the log when replayed."""
+    """Words for which the recording waited come from the log in a replay."""
     def feed():
         for _ in range(10):
             time.sleep(0.1)
@@ -92,7 +98,7 @@ def test_replay_of_a_slow_source(guest, fifo, tmp_path):
 
 
 def test_recording_a_dry_source(guest, fifo, tmp_path):
-    """The guest waits, without a time-out; nobody else does."""
+    """The guest waits without a timeout, and the monitor answers."""
     vm = guest(fifo.backend, '-icount',
                f'shift=auto,rr=record,rrfile={tmp_path / "log"}',
                timeout=100)

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which calls are the one that waits, made again, and which are new ones."""
+"""Whether a call is a repetition of the call that waits, or a new call.
+
+In the comments, the "outer" call is one that waits while an interrupt handler
+of its vCPU makes an "inner" call.
+"""
 
 import re
 import time
@@ -16,8 +20,8 @@ from testlib.hcalls import (AWAY, END, HELD, HOLD, H_HARDWARE, H_JOIN,
 from testlib.limits import until
 from testlib.machine import statistic
 
-# Calls of an interrupt handler come from an "sc" of its own, or from that of
-# the call that it interrupts, with another stack pointer.
+# An interrupt handler makes its calls with its own "sc" instruction, or with
+# that of the call that it interrupts, and with another stack pointer.
 inner_calls = pytest.mark.parametrize(
     'way, stack',
     [*((way, 0) for way in WAYS.values()), (WAYS['multi'], 0x8000)],
@@ -26,7 +30,7 @@ inner_calls = pytest.mark.parametrize(
 
 @pytest.fixture
 def start(guest, fifo):
-    """A function that starts a guest on the FIFO, as WAYS says."""
+    """A function that starts a guest on the FIFO, in one of the WAYS."""
     def function(way, timeout, cpus=None, **kwargs):
         return guest(fifo.backend, '-trace', 'spapr_rng_wait_end',
                      **{**way, 'cpus': cpus or way['cpus']}, interrupts=True,
@@ -36,7 +40,10 @@ def start(guest, fifo):
 
 @pytest.fixture
 def begun(start):
-    """The same, whose last vCPU waits in a call; returns both."""
+    """A function that starts a guest whose last vCPU waits in a call.
+
+    The function returns the guest and the number of the vCPU.
+    """
     def function(way, timeout):
         vm = start(way, timeout)
         begin(vm, vm.cpus - 1)
@@ -45,7 +52,7 @@ def begun(start):
 
 
 def begin(vm, cpu):
-    """Have a vCPU make a call, which waits."""
+    """Have a vCPU make a call, which must wait."""
     vm.call(cpus=[cpu])
     until(lambda: vm.get(cpu, START))
     time.sleep(0.05)
@@ -53,14 +60,14 @@ def begin(vm, cpu):
 
 
 def interrupt(vm, cpu, opcode, stack=0, calls=1):
-    """Have the decrementer's handler make calls, one each time."""
+    """Have the handler of the decrementer make calls, one per interrupt."""
     vm.set(cpu, INNER_OPCODE, opcode)
     vm.set(cpu, INNER_STACK, stack)
     vm.set(cpu, INNER, calls)
 
 
 def inner_gets_word(vm, cpu, fifo, stack):
-    """Have the handler make a call, which waits, then gets word 0."""
+    """Have the handler make a call, which must wait, and then get word 0."""
     interrupt(vm, cpu, H_RANDOM, stack)
     until(lambda: counted(vm) == (2, 0))
     time.sleep(0.1)
@@ -73,9 +80,9 @@ def inner_gets_word(vm, cpu, fifo, stack):
 
 def ages(vm):
     """
-    How many seconds each call that ended had waited, in this order.
+    The seconds that each call had waited when it ended, in the order of ends.
 
-    This is by QEMU's own reckoning, which decides when a call times out.
+    The figures are QEMU's own, by which it decides when a call times out.
     """
     return [int(ns) / 1e9 for ns in re.findall(
         r'^spapr_rng_wait_end cpu \d+: (\d+) ns$', vm.log(), re.MULTILINE)]
@@ -83,9 +90,9 @@ def ages(vm):
 
 def some_ticks(vm, cpu):
     """
-    Give a vCPU time to go on.
+    Wait until a vCPU has run for a while.
 
-    It takes an interrupt each millisecond, whatever it does or waits for.
+    It takes an interrupt each millisecond, also while it waits.
     """
     before = vm.get(cpu, TICKS)
     until(lambda: vm.get(cpu, TICKS) >= before + 20)
@@ -93,10 +100,10 @@ def some_ticks(vm, cpu):
 
 def check_new_call(vm, way, fifo, cpu, first, before):
     """
-    The call that this vCPU waits in has not waited longer than there is.
+    Check that a vCPU's call is a new one: it did not wait before its start.
 
-    first: the note of the vCPU's time base at which it began at the earliest
-    before: the host's time then, or earlier
+    first: the field with the time base before the start of the call
+    before: the host's time before the start of the call
     """
     some_ticks(vm, cpu)
     assert not vm.done(cpu)
@@ -109,7 +116,7 @@ def check_new_call(vm, way, fifo, cpu, first, before):
 
 
 def hold(vm, cpu, how):
-    """Have a vCPU's next interrupt not come back."""
+    """Have the handler of a vCPU's next interrupt not return."""
     vm.set(cpu, HOLD, how)
     until(lambda: vm.get(cpu, HELD))
     time.sleep(0.05)
@@ -117,10 +124,10 @@ def hold(vm, cpu, how):
 
 def lasted(vm, way, cpu, first, last, before):
     """
-    Seconds between two notes of a vCPU's time base; the later one is new.
+    The seconds between two fields with times of a vCPU's time base.
 
-    With icount, whose time is the guest's instructions, it is those since
-    the host's time `before`.
+    With icount, the time base counts the guest's instructions. The result is
+    then the host's time since `before`; the time in `last` must be recent.
     """
     if 'icount' in way:
         return time.monotonic() - before
@@ -128,7 +135,7 @@ def lasted(vm, way, cpu, first, last, before):
 
 
 def failed(vm, cpu):
-    """How that vCPU's calls ended; all of them have failed."""
+    """The number of a vCPU's calls, which must all have failed."""
     assert {status for status, _ in vm.results(cpu)} == {H_HARDWARE}
     return len(vm.results(cpu))
 
@@ -140,10 +147,10 @@ def counted(vm):
 @pytest.mark.parametrize('cpus', [5, 12, 16, 64])
 def test_late_turns(guest, fifo, cpus):
     """
-    A call times out in the turn after its time, however late turns come.
+    A call times out in the first turn after its deadline, however late.
 
-    Where the host's clock decides that a call which was not repeated for a
-    second is a new one, it never ends.
+    If QEMU took a call that was not repeated for a second for a new call, the
+    call would never end.
     """
     vm = guest(fifo.backend, accel='tcg,thread=single', cpus=cpus,
                timeout=1000)
@@ -169,10 +176,10 @@ def test_late_turns(guest, fifo, cpus):
 @inner_calls
 def test_inner_times_out(begun, way, stack):
     """
-    A call of an interrupt handler has all of its time, and the outer one its.
+    The inner call and the outer call each have the whole timeout.
 
-    Where a vCPU has but one call, the inner one takes over its deadline, or
-    the outer one gets a new one.
+    If QEMU knew only one call for each vCPU, the inner call would inherit the
+    outer call's deadline, or the outer call would get a new deadline.
     """
     vm, cpu = begun(way, timeout=1000)
     until(lambda: counted(vm) == (1, 0))
@@ -192,7 +199,7 @@ def test_inner_times_out(begun, way, stack):
 
 @inner_calls
 def test_inner_is_answered(begun, fifo, way, stack):
-    """Where the two are mixed up, one gets no word, or both the same."""
+    """The inner call and the outer call each get a word of their own."""
     vm, cpu = begun(way, timeout=0)
     inner_gets_word(vm, cpu, fifo, stack)
     time.sleep(0.1)
@@ -207,9 +214,10 @@ def test_inner_is_answered(begun, fifo, way, stack):
 @inner_calls
 def test_outer_deadline_goes_on(begun, fifo, way, stack):
     """
-    An inner call that is answered leaves the outer one its deadline.
+    The outer call keeps its deadline after the inner call was answered.
 
-    Where a vCPU has but one call, the outer one has all of its time again.
+    If QEMU knew only one call for each vCPU, the outer call would get the
+    whole timeout again.
     """
     vm, cpu = begun(way, timeout=0)
     until(lambda: counted(vm) == (1, 0))
@@ -228,9 +236,10 @@ def test_outer_deadline_goes_on(begun, fifo, way, stack):
 @inner_calls
 def test_other_hypercalls(begun, way, stack):
     """
-    What an interrupt handler asks of the hypervisor does not end a wait.
+    Other hypercalls of an interrupt handler do not end the wait of a call.
 
-    Where it does, a call that is interrupted each millisecond never times out.
+    If they did, a call that is interrupted each millisecond would never time
+    out.
     """
     vm, cpu = begun(way, timeout=1000)
     before = vm.get(cpu, INNER_COUNT)
@@ -245,9 +254,9 @@ def test_other_hypercalls(begun, way, stack):
 @every_way
 def test_held_up(begun, way):
     """
-    A call that an interrupt handler held up for long is the same one.
+    A call that an interrupt handler delays for long is still the same call.
 
-    Where the host's clock decides, it has all of its time again.
+    If the host's clock decided, the call would get the whole timeout again.
     """
     vm, cpu = begun(way, timeout=1000)
     hold(vm, cpu, SPIN)
@@ -263,9 +272,10 @@ def test_held_up(begun, way):
 @every_way
 def test_ceded(begun, fifo, way):
     """
-    A vCPU that left a call and ceded makes a new one, however soon.
+    After a vCPU has abandoned a call and ceded, its next call is a new one.
 
-    Where the host's clock decides, that has the time that the left one had.
+    If the host's clock decided, a call that comes soon would have the deadline
+    of the abandoned call.
     """
     vm, cpu = begun(way, timeout=0)
     time.sleep(0.1)
@@ -281,9 +291,9 @@ def test_ceded(begun, fifo, way):
 @ways('multi', 'single', 'icount-4')
 def test_joined(start, fifo, way):
     """
-    Nor does a call go on after H_JOIN, which the next interrupt ends.
+    After H_JOIN, which the next interrupt ends, the call is a new one.
 
-    H_CONFER to itself is the same to QEMU.
+    QEMU treats an H_CONFER of a vCPU to itself in the same way.
     """
     vm = start(way, timeout=0)
     begin(vm, 1)
@@ -297,7 +307,7 @@ def test_joined(start, fifo, way):
 
 @ways('multi', 'single', 'icount-4')
 def test_stopped_and_started(start, fifo, way):
-    """A vCPU that stopped itself in a call makes a new one, likewise."""
+    """After a vCPU has stopped itself in a call, its next call is new."""
     vm = start(way, timeout=0)
     begin(vm, 1)
     time.sleep(0.1)
@@ -313,7 +323,7 @@ def test_stopped_and_started(start, fifo, way):
 
 @every_way
 def test_reset(begun, fifo, way):
-    """So does one that is reset."""
+    """After a reset, the call of a vCPU is a new one."""
     vm, cpu = begun(way, timeout=0)
     time.sleep(0.1)
     first = vm.get(cpu, START)
@@ -326,9 +336,10 @@ def test_reset(begun, fifo, way):
 @ways('multi', 'single', 'icount-4')
 def test_stays_stopped(start, fifo, way):
     """
-    A vCPU that stopped itself in a call does nothing more, nor is it served.
+    A vCPU that stopped itself in a call does not run, and gets no word.
 
-    With icount, waiting vCPUs are halted and run again; it must not be one.
+    With icount, QEMU halts vCPUs that wait, and runs them again. It must not
+    run a vCPU that has stopped itself.
     """
     vm = start(way, timeout=0, cpus=2)
     begin(vm, 1)
@@ -347,10 +358,10 @@ def test_stays_stopped(start, fifo, way):
 @ways('multi', 'single')
 def test_passed_over(start, fifo, way):
     """
-    A vCPU that an interrupt keeps from its call holds up nobody.
+    A vCPU whose interrupt handler does not return delays no other vCPU.
 
-    Where others wait for the first in line to come back, they do for ever.
-    When it is back, it is the first again.
+    If other calls had to wait for the first call in the queue, they would wait
+    for ever. When the vCPU is back, its call is the first again.
     """
     vm = start(way, timeout=0, cpus=2)
     begin(vm, 0)
@@ -375,10 +386,10 @@ def test_passed_over(start, fifo, way):
 @ways('multi', 'single')
 def test_source_is_back(start, fifo, way):
     """
-    The only one in line is away when the source, which was dry, has words.
+    A dry source has words again while the only waiting vCPU is held.
 
-    Where a call fails because the source was dry, and the first in line alone
-    would find out that it no longer is, calls fail for ever.
+    If only the first call in the queue noticed the words, all other calls would
+    fail for ever, because the source was dry before.
     """
     vm = start(way, timeout=1000, cpus=2)
     vm.call(cpus=[1])
@@ -404,9 +415,9 @@ def test_source_is_back(start, fifo, way):
 @every_way
 def test_inner_need_not_wait(begun, fifo, way):
     """
-    There is a word when an interrupt handler makes a call.
+    An inner call gets a word that is there, although the outer call waits.
 
-    Where it has to wait for the call that it interrupts, it waits for long.
+    If the inner call had to wait for the outer call, it would wait for long.
     """
     vm, cpu = begun(way, timeout=0)
     hold(vm, cpu, SPIN)

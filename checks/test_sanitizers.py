@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Our test again, on a QEMU with sanitizers.
+"""The qtest of the series on a QEMU with sanitizers.
 
-Its guests quit while they wait, with requests outstanding, among other things.
+In the qtest, QEMU ends while calls wait and requests are outstanding, among
+other things.
 """
 
 import os

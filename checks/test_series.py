@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The patches, and the scripts that take the peer out and lay them on."""
+"""The patches, and the scripts that assemble and export the series."""
 
 import re
 import shutil
@@ -21,7 +21,7 @@ def series(top):
 
 
 def file_bytes(top):
-    """Everything that export writes."""
+    """The files that scripts/export writes, with their contents."""
     paths = [top / 'patches' / 'series']
     for patch, *files in series(top):
         paths += [top / 'patches' / patch, *(top / file for file in files)]
@@ -38,8 +38,9 @@ def test_commits_are_the_patches(top, tree):
 
 def test_export_is_a_no_op(top, tree, tmp_path):
     """
-    Laying the series on and exporting it gives the same bytes; where it was
-    edited for a newer QEMU, it can't be exported.
+    Exporting the assembled series writes the same files again.
+
+    A series that scripts/adapt has edited for a newer QEMU is not exported.
     """
     copy = tmp_path / 'repo'
     copy.mkdir()
@@ -60,7 +61,7 @@ def test_export_is_a_no_op(top, tree, tmp_path):
 
 
 def test_adapt(top, tree):
-    """Only a newer QEMU has the series edited, and each edit does something."""
+    """scripts/adapt edits only for a newer QEMU; each edit has an effect."""
     done = run(top / 'scripts/adapt', tree)
     assert done.returncode == 0, done.stderr
     assert done.stdout == (tree / '.git/adapt').read_text()
@@ -86,7 +87,7 @@ def test_nothing_of_the_peer_is_left(tree):
     lambda tree: (tree / 'hw/ppc/Kconfig').unlink(),
 ], ids=['no-device', 'no-function', 'no-file'])
 def test_unexpected_base_is_refused(top, tree, tmp_path, spoil):
-    """The take-out says what is wrong and leaves the tree as it is."""
+    """remove-peer.py refuses an unexpected tree, and does not change it."""
     files = git(tree, 'diff', '--name-only', 'base', 'without-peer').split()
     for name in files:
         path = tmp_path / name
@@ -111,7 +112,7 @@ def test_other_trees_are_refused(top, tmp_path):
 
 
 def test_work_is_not_lost(top, tree, tmp_path):
-    """A commit that was not exported survives a change of the patches."""
+    """assemble does not overwrite work that was not exported."""
     copy = tmp_path / 'repo'
     shutil.copytree(top / 'scripts', copy / 'scripts')
     (copy / 'patches').mkdir()
@@ -139,7 +140,7 @@ def test_work_is_not_lost(top, tree, tmp_path):
 
 
 def test_mails(top, tree, tmp_path):
-    """git am takes the mails, which make the same tree of QEMU as it was."""
+    """git am applies the mails to QEMU, which results in the same tree."""
     mails, clone = tmp_path / 'mails', tmp_path / 'clone'
     done = run(top / 'scripts/mail-series', tree, mails)
     assert done.returncode == 0, done.stderr
@@ -159,7 +160,7 @@ def test_mails(top, tree, tmp_path):
 
 
 def test_commit_messages(tree):
-    """What checkpatch does not look at."""
+    """The rules for commit messages that checkpatch does not check."""
     messages = git(tree, 'log', '-z', '--format=%B', 'without-peer..series')
     for message in messages.rstrip('\0').split('\0'):
         subject, empty, *lines = message.splitlines()

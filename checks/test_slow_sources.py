@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sources that are slow: the machine never stops for a read."""
+"""Slow sources: the machine never stops while QEMU reads the source."""
 
 import random
 import statistics
@@ -23,7 +23,7 @@ def sources(*names):
                                    ids=names)
 
 
-# How many chunks come before the read that never returns
+# The number of chunks before the read that never returns
 never_returns = pytest.mark.parametrize('most', [0, 20], ids=['first', 'later'])
 
 
@@ -34,7 +34,7 @@ def library(tmp_path_factory):
 
 @pytest.fixture
 def source(library, tmp_path):
-    """A function that makes such a source."""
+    """A function that makes a SlowSource."""
     def make(which, **kwargs):
         return SlowSource(tmp_path, library, *which, **kwargs)
     return make
@@ -42,7 +42,7 @@ def source(library, tmp_path):
 
 @pytest.fixture
 def start(guest):
-    """A function that starts the guest on it."""
+    """A function that starts the guest on a SlowSource."""
     def make(slow, *args, **kwargs):
         vm = guest(slow.backend, *args, wrapper=slow.wrapper,
                    **kwargs)
@@ -52,25 +52,25 @@ def start(guest):
 
 
 def calls_all_the_time(vm):
-    """The guest does, and goes on with it after a reset."""
+    """Have vCPU 0 call all the time, also after a reset."""
     vm.call(ENDLESS, cpus=[0], record=False)
 
 
 def stop_calling(vm):
-    """It makes no more of those calls, and forgets that its source is dry."""
+    """End the calls by a reset; the device forgets that the source is dry."""
     vm.set(0, GO, vm.get(0, DONE))
     vm.reset()
 
 
 def gives_no_more(slow):
-    """Whether no chunk has come for a while."""
+    """Whether the source gives no chunk for 0.3 s."""
     chunks = slow.chunks
     time.sleep(0.3)
     return chunks == slow.chunks
 
 
 def until_it_hangs(slow):
-    """A read is on, and no chunk comes any more."""
+    """Wait until a read does not return, because no chunk is left."""
     until(lambda: slow.is_read)
     until(lambda: gives_no_more(slow))
     assert slow.is_read
@@ -78,7 +78,10 @@ def until_it_hangs(slow):
 
 @pytest.fixture
 def start_calling(source, start):
-    """A function that has a guest call until a read is on. Returns both."""
+    """A function that starts a guest that calls, and waits for a read.
+
+    The function returns the source and the guest.
+    """
     def make(which):
         slow = source(which)
         vm = start(slow)
@@ -91,7 +94,10 @@ def start_calling(source, start):
 
 @pytest.fixture
 def start_hanging(source, start):
-    """A function that has a guest call until a read hangs. Returns both."""
+    """A function that starts a guest that calls, until a read hangs.
+
+    The function returns the source and the guest.
+    """
     def make(most, timeout=0):
         slow = source((32, 1), most=most)
         vm = start(slow, timeout=timeout)
@@ -103,7 +109,10 @@ def start_hanging(source, start):
 
 
 def answers_soon(vm, capsys, name):
-    """The monitor does: once, if the host is busy, each of some answers."""
+    """Check that the monitor answers soon.
+
+    As the host may be busy, all answers of one series have to be prompt.
+    """
     def worst():
         times = latencies(vm, 80)
         with capsys.disabled():
@@ -118,9 +127,9 @@ def answers_soon(vm, capsys, name):
 @sources(*SLOW)
 def test_monitor(start_calling, capsys, which):
     """
-    The monitor answers while the guest asks for more than there is.
+    The monitor answers while the guest asks for more than the source gives.
 
-    If a read kept QEMU's big lock, an answer would take as long as one.
+    If QEMU kept the BQL in a read, an answer would take as long as a read.
     """
     slow, vm = start_calling(which)
     answers_soon(vm.qemu, capsys, f'{which[0]} bytes each {which[1]} ms')
@@ -137,7 +146,7 @@ def test_monitor_while_a_read_hangs(start_hanging, capsys, most):
 
 
 def do_commands(vm, directory):
-    """All that has vCPUs stop, and the devices' state read."""
+    """Execute the commands that stop vCPUs or save the devices' state."""
     add_disk(vm.qemu, directory)
     vm.qemu.cmd('stop')
     vm.qemu.cmd('cont')
@@ -150,7 +159,7 @@ def do_commands(vm, directory):
 
 @sources(*SLOW)
 def test_commands(start_calling, tmp_path, which):
-    """Each is carried out, and the guest gets its words afterwards."""
+    """QEMU executes each command, and the guest gets words afterwards."""
     slow, vm = start_calling(which)
     do_commands(vm, tmp_path)
     before = statistic(vm, 'bytes')
@@ -161,7 +170,7 @@ def test_commands(start_calling, tmp_path, which):
 
 @never_returns
 def test_commands_while_a_read_hangs(start_hanging, tmp_path, most):
-    """Each is carried out; quit does not wait for the read either."""
+    """QEMU executes each command, and quit does not wait for the read."""
     slow, vm = start_hanging(most)
     before = statistic(vm, 'bytes')
     do_commands(vm, tmp_path)
@@ -172,7 +181,7 @@ def test_commands_while_a_read_hangs(start_hanging, tmp_path, most):
 
 
 def uses(vm, slow):
-    """The thread of QEMU's that reads the source, and its descriptor for it."""
+    """The paths in /proc of QEMU's reading thread and of its descriptor."""
     process = Path(f'/proc/{vm.get_pid()}')
     return [path for path in [*process.glob('task/*'), *process.glob('fd/*')]
             if path.name in map(str, slow.readers()) or
@@ -181,7 +190,7 @@ def uses(vm, slow):
 
 @never_returns
 def test_object_del_while_a_read_hangs(start_hanging, most):
-    """Another source takes over; when the read returns, nothing is left."""
+    """After the read returns, nothing of the deleted backend is left."""
     slow, vm = start_hanging(most)
     vm.qemu.cmd('object-add', **{'qom-type': 'rng-builtin', 'id': 'rng1'})
     before = statistic(vm, 'bytes')
@@ -195,7 +204,7 @@ def test_object_del_while_a_read_hangs(start_hanging, most):
 
 
 def test_heals(source, start):
-    """When the read returns after all, the call gets what it read."""
+    """When the read returns at last, the call gets the word."""
     slow = source((32, 1), most=0)
     vm = start(slow, timeout=0)
     vm.call()
@@ -209,7 +218,7 @@ def test_heals(source, start):
 
 @never_returns
 def test_timeout(start_hanging, capsys, most):
-    """A call fails in time although the read has not returned."""
+    """A call fails after the timeout although the read does not return."""
     _, vm = start_hanging(most, timeout=1000)
 
     def seconds_to_fail():
@@ -217,7 +226,7 @@ def test_timeout(start_hanging, capsys, most):
         before = statistic(vm, 'timeouts')
         vm.call()
         vm.finish()
-        # A reset leaves the results of the rounds before.
+        # The results also have the calls of earlier rounds.
         assert vm.results()[-1][0] == H_HARDWARE
         assert statistic(vm, 'timeouts') == before + 1
         with capsys.disabled():
@@ -226,18 +235,18 @@ def test_timeout(start_hanging, capsys, most):
         assert vm.seconds() >= 0.8
         return vm.seconds()
 
-    # A busy host can stretch a time, but not each of some.
+    # A busy host may need more than one try.
     until(lambda: seconds_to_fail() <= 1.2)
     vm.quit()
 
 
 def test_slower_than_a_call_may_wait(source, start):
-    """Some calls fail, those that find bytes succeed, and no one hangs."""
+    """Calls fail after the timeout, unless bytes come; no call hangs."""
     slow = source((32, 500))
     vm = start(slow, timeout=100)
     calls_all_the_time(vm)
     until(lambda: statistic(vm, 'bytes') >= 64)
-    # That a call has failed is no reason for the next one not to wait.
+    # After a call has failed, a later call waits again.
     until(lambda: statistic(vm, 'waits') >= 3)
     vm.qemu.cmd('stop')
     calls, timeouts, size = (statistic(vm, name) for name in
@@ -247,7 +256,7 @@ def test_slower_than_a_call_may_wait(source, start):
 
 
 def test_slow_but_in_time(source, start, capsys):
-    """A chunk each half second is enough for calls that may wait for one."""
+    """No call fails if the source is slow, but faster than the timeout."""
     slow = source((32, 500))
     vm = start(slow, timeout=1000)
 
@@ -266,7 +275,7 @@ def test_slow_but_in_time(source, start, capsys):
 
 @sources(*SLOW)
 def test_other_vcpu(source, start, capsys, which):
-    """It goes on as if nobody called."""
+    """Another vCPU runs as fast as without the calls."""
     slow = source(which)
     vm = start(slow, cpus=2, timeout=0)
 
@@ -276,7 +285,7 @@ def test_other_vcpu(source, start, capsys, which):
         return vm.seconds([1])
 
     def ratio():
-        """Both of the same moment, as the machine may be busy now and then."""
+        """Measure both soon after each other, as the host may become busy."""
         alone = min(run() for _ in range(4))
         calls_all_the_time(vm)
         until(lambda: slow.is_read)
@@ -293,7 +302,7 @@ def test_other_vcpu(source, start, capsys, which):
 
 @sources('10ms-64', '20ms-32')
 def test_rate(source, start, capsys, which):
-    """The guest gets what the source gives, or nearly."""
+    """The guest gets nearly all bytes that the source can give."""
     slow = source(which)
     vm = start(slow, timeout=0)
     chunk, ms = which
@@ -303,7 +312,7 @@ def test_rate(source, start, capsys, which):
         before = slow.given
         vm.call(words)
         vm.finish()
-        # What was there before does not count.
+        # Bytes that QEMU had read before do not count.
         ours = min(8 * words, slow.given - before) / vm.seconds()
         plain = slow.plain_rate(8 * words)
         with capsys.disabled():
@@ -311,7 +320,7 @@ def test_rate(source, start, capsys, which):
                   f'ratio {ours / plain:.2f}', end=' ')
         return ours / plain
 
-    run()   # learns the size of a chunk
+    run()   # The reader learns the size of a chunk.
     assert best_run(run, 0.9) >= 0.9
     vm.quit()
 
@@ -319,10 +328,10 @@ def test_rate(source, start, capsys, which):
 @sources('10ms-64', '20ms-32')
 def test_learns(source, start, capsys, which):
     """
-    From its first call on, a guest that wants much wastes hardly a chunk.
+    For a guest that calls all the time, hardly a chunk is wasted.
 
-    A read of a part of a chunk takes as long as one of all of it. If such reads
-    were made again and again, four times as many chunks would be used up.
+    A read of a part of a chunk takes as long as a read of the whole chunk. With
+    such reads only, QEMU would use four times as many chunks.
     """
     slow = source(which)
     chunk, ms = which
@@ -338,12 +347,12 @@ def test_learns(source, start, capsys, which):
             print(f'\n{chunks} chunks for {given} bytes', end=' ')
         return given / chunk / chunks
 
-    # Reads that a busy host stretches look as if the source had changed.
+    # On a busy host, a read may seem slow, as if the source had changed.
     assert best_run(run, 0.8) >= 0.8
 
 
 def test_little_by_little(source, start, capsys):
-    """A guest that takes a word now and then uses up whole chunks as well."""
+    """For a guest with a call now and then, QEMU reads whole chunks, too."""
     slow = source((64, 3))
     vm = start(slow, timeout=0, pool_size=16)
     vm.call(1000)
@@ -365,23 +374,25 @@ def test_little_by_little(source, start, capsys):
 
 
 def test_reads_little_ahead(source, start):
-    """Of a slow source, two reads' worth: its other users want some, too."""
+    """From a slow source, QEMU reads little ahead, as others may need bytes."""
     slow = source((64, 3))
     vm = start(slow, timeout=0)
     vm.call(1000)
     vm.finish()
     until(lambda: gives_no_more(slow) and not slow.is_read)
-    # As much may be in the pool, and twice as much if longer reads were tried.
+    # Two reads' worth may be in the reader and as much in the pool; twice as
+    # much if the reader has tried longer reads.
     assert slow.given - statistic(vm, 'bytes') <= 8 * 64
     vm.quit()
 
 
 def check_single_calls(slow, vm):
     """
-    A call's word comes with the chunk that is on or the next one.
+    Check that a call needs no more than the current chunk and the next one.
 
-    Only as many are allowed: the call could not end if it needed one more. The
-    guest calls all the time, so that nothing is left that was read before.
+    The source gives only these two chunks: a call that needed a third one would
+    not end. The guest calls all the time, so that no bytes read before are
+    left.
     """
     chance = random.Random(1)
     calls_all_the_time(vm)
@@ -397,7 +408,7 @@ def check_single_calls(slow, vm):
 
 @sources('10ms-64', '20ms-32')
 def test_single_call(source, start, which):
-    """The first one, and each of a guest that has called for a while."""
+    """The first call needs two chunks at most, and so do later calls."""
     slow = source(which, most=2)
     vm = start(slow, timeout=0)
     vm.call()
@@ -410,14 +421,14 @@ def test_single_call(source, start, which):
 
 
 def test_becomes_slow(source, start):
-    """Of a source that was fast, much is read at a time, but no longer."""
+    """When a fast source becomes slow, QEMU no longer reads much at a time."""
     slow = source((64, 0))
     vm = start(slow, timeout=0)
     vm.call(1000)
     vm.finish()
     slow.slow_down(5)
-    # First what was read ahead, in a ring of 128 KiB and the pool; then 150
-    # chunks
+    # First take the bytes that were read ahead, in a ring of 128 KiB and in the
+    # pool, and then 150 chunks.
     vm.call(((128 + 4) * 1024 + 150 * 64) // 8, record=False)
     vm.finish()
     check_single_calls(slow, vm)
@@ -425,7 +436,7 @@ def test_becomes_slow(source, start):
 
 
 def test_single_bytes(guest, fifo):
-    """A pipe that gets a byte at a time: one call takes a word, no more."""
+    """If a FIFO gets bytes one by one, one call takes exactly one word."""
     vm = guest(fifo.backend, timeout=0)
     vm.call()
     for i in range(1, 9):
@@ -440,7 +451,10 @@ def test_single_bytes(guest, fifo):
 
 
 def test_linux(source, tmp_path, pseries, capsys):
-    """The same of virtio-rng and Linux, which always has a request."""
+    """virtio-rng does not stop for a slow source either.
+
+    Linux reads all the time, so that virtio-rng always has a request.
+    """
     slow = source((64, 10))
     guest = Guest(pseries(
         *linux_args('6.1', tmp_path), '-device',

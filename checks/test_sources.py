@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sources that fail, end, heal, or have to be left alone."""
+"""Sources that fail, end or recover, and when QEMU must not read a source."""
 
 import errno
 import os
@@ -16,8 +16,8 @@ from testlib.hcalls import H_UNASSIGNED
 from testlib.limits import until
 from testlib.machine import cpu_share
 
-# Processor time, as part of the time that passes: one that spins takes what it
-# can get of a core. With sanitizers, QEMU is several times slower.
+# The most processor time of a QEMU that waits, as a share of a core. A QEMU
+# that spins uses far more. With sanitizers, QEMU is several times slower.
 IDLE_SHARE = 0.05 if KIND == 'native' else 0.15
 
 
@@ -34,17 +34,17 @@ RECOVERY = "rng-random 'rng0' gives data again"
 
 
 def waits_quietly(vm, said):
-    """The call waits, QEMU hardly runs, and has said that, once."""
+    """Check that the call waits, QEMU is idle, and its messages are `said`."""
     assert vm.calls_wait()
     until(lambda: vm.reports() == said)
-    # Where others keep the caches cold, it may need another try.
+    # Other load may keep the caches cold, which needs another try.
     assert any(cpu_share(vm.qemu) < IDLE_SHARE for _ in range(3))
     assert vm.calls_wait() and vm.count() == 0
     assert vm.reports() == said
 
 
 def gets(vm, words):
-    """The call completes; so do more, with what else there is."""
+    """Check that the call, and a further call for each word, succeed."""
     vm.finish()
     for _ in words[1:]:
         vm.call()
@@ -60,10 +60,10 @@ def failing_read(tmp_path_factory):
 
 @pytest.fixture
 def spied(failing_read, guest, tmp_path):
-    """A function that starts a guest on a source of which read() can fail.
+    """A function that starts a guest on a source whose reads can fail.
 
-    It returns the guest, and the ints that it shares: an errno, how many times
-    the source was read, and what else slow_source.py names.
+    The function returns the guest and the shared ints: an errno, the number of
+    reads, and the further ints that testlib/slow_source.py names.
     """
     def start(source, error=0, **properties):
         control, wrapper = slow_source.preload(
@@ -76,7 +76,7 @@ def spied(failing_read, guest, tmp_path):
 @pytest.mark.parametrize('error', [errno.ENODEV, errno.EIO],
                          ids=['ENODEV', 'EIO'])
 def test_read_error(spied, tmp_path, error):
-    """Such as /dev/hwrng without hardware, or with a broken one."""
+    """Reads fail as those of /dev/hwrng without hardware or with a fault."""
     source = tmp_path / 'source'
     source.write_bytes(source_bytes(0, 2))
     vm, control = spied(source, error)
@@ -90,7 +90,7 @@ def test_read_error(spied, tmp_path, error):
 
 
 def test_fails_again(spied, tmp_path):
-    """The guest goes on each time; test_messages.py has what is said of it."""
+    """The guest recovers each time; test_messages.py checks the messages."""
     source = tmp_path / 'source'
     source.write_bytes(source_bytes(0, 24))
     vm, control = spied(source, pool_size=8)
@@ -132,7 +132,7 @@ def test_end_of_file(guest, tmp_path, how):
 
 
 def test_fifo_without_writer(guest, tmp_path):
-    """Nobody writes to it yet; then somebody comes, leaves and comes back."""
+    """The FIFO has no writer, and then gets one several times."""
     source = tmp_path / 'fifo'
     os.mkfifo(source)
     vm = guest(random_backend(source), timeout=0)
@@ -170,7 +170,7 @@ def test_fifo_whose_writer_leaves(guest, tmp_path):
 
 
 def test_nothing_yet(spied):
-    """A device that has nothing yet says when it has; nobody need ask."""
+    """QEMU does not poll a device that signals when it has data."""
     master, slave = pty.openpty()
     tty.setraw(slave)
     vm, control = spied(os.ttyname(slave))
@@ -189,7 +189,7 @@ def test_nothing_yet(spied):
 
 
 def test_readable_without_data(spied, tmp_path):
-    """A device without a poll method always seems to have something."""
+    """A device without a poll method seems readable even without data."""
     source = tmp_path / 'source'
     source.write_bytes(source_bytes(0, 1))
     vm, control = spied(source, errno.EAGAIN)
@@ -197,7 +197,7 @@ def test_readable_without_data(spied, tmp_path):
     waits_quietly(vm, [])
     start, before = time.monotonic(), control[1]
     time.sleep(1)
-    # Two each 20 ms: the longer it sleeps, the more of them
+    # There are two reads each 20 ms. sleep() may take longer than a second.
     reads = control[1] - before
     assert reads < 150 * (time.monotonic() - start)
     control[0] = 0
@@ -206,7 +206,7 @@ def test_readable_without_data(spied, tmp_path):
 
 
 def test_idle(guest, fifo):
-    """Guests that don't ask leave the source alone."""
+    """QEMU does not read the source before the guest calls H_RANDOM."""
     fifo.write(source_bytes(0, 100))
     vm = guest(fifo.backend, timeout=0)
     vm.call(1000, H_UNASSIGNED, record=False)
@@ -216,15 +216,15 @@ def test_idle(guest, fifo):
     vm.call()
     vm.finish()
     assert vm.values() == [word(0)] and fifo.unread() < 800
-    # What it has read is enough for now.
+    # QEMU does not read further without another call.
     before = fifo.unread()
     time.sleep(0.3)
     assert fifo.unread() == before
 
 
 def test_restored_twice(guest, tmp_path):
-    """Guests that were one till then never get the same words."""
-    # The device has read ahead, and all that it has not handed out counts.
+    """Guests that are copies of one saved guest never get the same words."""
+    # The device has read ahead. Only one guest may get these words.
     first = guest('rng-builtin')
     first.call(9)
     first.finish()
@@ -249,7 +249,7 @@ def test_restored_twice(guest, tmp_path):
 
 
 def test_backend_in_use(guest, tmp_path):
-    """A backend can't be deleted while the device, or a call, needs it."""
+    """A backend cannot be deleted while the device or a call needs it."""
     source = tmp_path / 'fifo'
     os.mkfifo(source)
     with open(source, 'wb+', buffering=0) as writer:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a call costs, by the guest's own clock."""
+"""The cost of a call by the guest's own clock."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from testlib.hcalls import H_RANDOM, H_UNASSIGNED
 
 CALLS = 100000
 ROUNDS = 8
-RUNS = 20    # at most
+RUNS = 20    # the most runs
 
 URANDOM = 'rng-random,filename=/dev/urandom'
 
@@ -19,7 +19,7 @@ def seconds_per_call(vm, opcode, cpus=(0,)):
 
 
 def best_run(run, enough):
-    """The best of what some runs return, for others may use the machine."""
+    """The best result of some runs, as other processes may use the host."""
     best = 0
     for _ in range(RUNS):
         best = max(best, run())
@@ -31,18 +31,18 @@ def best_run(run, enough):
 @pytest.mark.parametrize('backend, properties, bound', [
     (URANDOM, {}, 0.4),
     ('rng-builtin', {}, 0.4),
-    (URANDOM, {'pool_size': 8}, 0),   # a system call each; only for show
+    (URANDOM, {'pool_size': 8}, 0),     # a system call each; not checked
 ], ids=['random', 'builtin', 'random-pool-8'])
 def test_call(guest, capsys, backend, properties, bound):
-    """A call costs little more than one that does nothing.
+    """A call costs little more than a hypercall that does nothing.
 
-    If each had to wake another thread, the ratio would be below 0.01; with a
-    system call, below 0.2.
+    If each call had to wake another thread, the ratio would be below 0.01; with
+    a system call for each call, below 0.2.
     """
     vm = guest(backend, **properties)
 
     def run():
-        # In turns, so that both see the same of what else goes on here
+        # Measure both in turn, so that other load affects both equally.
         null, random = zip(*[[seconds_per_call(vm, opcode)
                               for opcode in (H_UNASSIGNED, H_RANDOM)]
                              for _ in range(ROUNDS)])
@@ -59,9 +59,9 @@ def test_call(guest, capsys, backend, properties, bound):
 
 def test_two_vcpus(guest, capsys):
     """
-    Two vCPUs that call at once lose no more than with any other hypercall.
+    Two vCPUs slow each other down no more than with any other hypercall.
 
-    Each hypercall takes QEMU's big lock, for which they contend.
+    The vCPUs contend for the BQL, which each hypercall takes.
     """
     vm = guest('rng-builtin', cpus=2)
 
@@ -78,6 +78,6 @@ def test_two_vcpus(guest, capsys):
                   f'{rates[2, H_UNASSIGNED]:.1f}', end=' ')
         return rates[2, H_RANDOM] / rates[2, H_UNASSIGNED]
 
-    # 0.5 where system calls are slow, for one vCPU reads while others wait.
-    # Far below 0.01 if each call had to wake another thread
+    # The ratio is 0.5 if system calls are slow, as one vCPU reads while others
+    # wait. It would be far below 0.01 if each call had to wake another thread.
     assert best_run(run, 0.2) >= 0.2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the device counts only ever grows, whatever befalls its calls."""
+"""Statistics of the device never decrease, whatever happens to its calls."""
 
 import time
 
@@ -17,7 +17,7 @@ some_ways = ways('one', 'multi', 'single', 'icount-4')
 
 
 class Watch:
-    """Looks at all that is counted, again and again."""
+    """Reads all statistics repeatedly, and checks that none decreases."""
 
     def __init__(self, vm):
         self._vm = vm
@@ -31,14 +31,14 @@ class Watch:
         self._seen = now
 
     def look_for(self, seconds):
-        """Every few milliseconds, so long."""
+        """Look every few milliseconds, for so many seconds."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self.look()
             time.sleep(0.003)
 
     def wait_for_call(self):
-        """Have all vCPUs that have no call to make do another one."""
+        """Have each idle vCPU make another call."""
         for cpu in range(self._vm.cpus):
             if self._vm.done(cpu):
                 self._vm.call(cpus=[cpu])
@@ -46,7 +46,7 @@ class Watch:
 
 
 def leave(vm, watch):
-    """Each vCPU leaves its call, and makes no more for a while."""
+    """Each vCPU abandons its call, and makes no call for a while."""
     for cpu in range(vm.cpus):
         vm.set(cpu, LEAVE, 1)
     until(lambda: all(map(vm.done, range(vm.cpus))))
@@ -61,7 +61,7 @@ def reset(vm, watch):
 
 
 def load(vm, watch):
-    """Both a guest that waits and one that does not come back."""
+    """loadvm brings back a guest that waits, and then one that is idle."""
     hmp(vm.qemu, 'savevm waiting')
     watch.look_for(0.1)
     hmp(vm.qemu, 'loadvm waiting')
@@ -83,8 +83,10 @@ def pause(vm, watch):
 @some_ways
 def test_never_less(guest, fifo, tmp_path, way, event, timeout):
     """
-    Where it is made up of what calls have waited so far, it is less when
-    one of them is forgotten.
+    No event makes a statistic decrease.
+
+    If QEMU computed the wait time from the calls that wait, it would decrease
+    when a call is forgotten.
     """
     vm = guest(fifo.backend, **way, interrupts=True,
                timeout=timeout)
@@ -106,7 +108,7 @@ def test_never_less(guest, fifo, tmp_path, way, event, timeout):
 
 @some_ways
 def test_wait_time_grows(guest, fifo, way):
-    """A call that waits is counted while it does, not only when it ends."""
+    """The wait time grows while a call waits, not only when it ends."""
     before = time.monotonic()
     vm = guest(fifo.backend, **way, timeout=0)
     vm.call()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the trace events tell of a guest's calls."""
+"""The trace events of a guest's calls."""
 
 import re
 import time
@@ -13,17 +13,17 @@ TRACE = ['-trace', 'spapr_rng_*', '-trace', 'rng_*']
 
 
 def events(vm, names=r'(?:spapr_)?rng_\w+'):
-    """Name and text of all events so far, in their order."""
+    """The names and texts of all events so far, in order."""
     return re.findall(rf'^({names}) (.*)$', vm.log(), re.MULTILINE)
 
 
 def device_events(vm):
-    """The same, less those of the thread that reads, which come in between."""
+    """The events of the device, without those of the reading thread."""
     return events(vm, r'spapr_rng_\w+')
 
 
 def check_wait(seen):
-    """A call for a word waited for it; returns how long, in nanoseconds."""
+    """Check the events of a call that waited; return its nanoseconds."""
     assert seen[:4] == [('spapr_rng_read', '0 of 8 bytes'),
                         ('spapr_rng_request', '8 bytes'),
                         ('spapr_rng_wait_begin', 'cpu 0: for the backend'),
@@ -35,7 +35,7 @@ def check_wait(seen):
 
 
 def test_calls(guest, fifo):
-    """Served by the thread that reads, served after a wait, and failed."""
+    """Calls that find a word, that wait for a word, and that fail."""
     vm = guest(fifo.backend, *TRACE, timeout=5000, pool_size=8)
     fifo.write(source_bytes(0, 1))
     vm.call()
@@ -69,7 +69,7 @@ def test_quota(guest):
 
 
 def test_source(guest, tmp_path):
-    """Its trouble, and the end of that."""
+    """The failure of a source, and its recovery."""
     source = tmp_path / 'source'
     source.touch()
     vm = guest(f'rng-random,filename={source}', *TRACE, timeout=0)
@@ -83,7 +83,7 @@ def test_source(guest, tmp_path):
 
 
 def test_egd(guest, tmp_path):
-    """A daemon that comes late, and goes."""
+    """A daemon that starts late, and stops."""
     daemon = EgdDaemon(tmp_path / 'egd')
     vm = guest(*daemon.backend(), *TRACE, timeout=0)
 

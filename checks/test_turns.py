@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""vCPUs that call all the time take turns, however they are run."""
+"""vCPUs that call all the time take turns, with one thread or several."""
 
 import contextlib
 import re
@@ -23,7 +23,10 @@ TRACE = ['-trace', 'spapr_rng_wait_begin', '-trace', 'spapr_rng_call',
 
 
 class SlowDaemon(EgdDaemon):
-    """Gives 8 bytes or less each `pause` seconds, and `limit` words in all."""
+    """A daemon that gives up to 8 bytes each `pause` seconds.
+
+    limit: the number of words that it gives in total
+    """
 
     def __init__(self, path, pause, limit):
         super().__init__(path)
@@ -53,7 +56,7 @@ class SlowDaemon(EgdDaemon):
 def start(guest):
     """A function that starts a guest whose vCPUs call all the time."""
     def function(thread, backend, *args, **kwargs):
-        # On a busy machine, a word can come much later than it is due.
+        # On a busy host, a word may come much too late.
         vm = guest(backend, *TRACE, *args, accel=f'tcg,thread={thread}',
                    cpus=CPUS, timeout=1000 * HANG, **kwargs)
         vm.call(10 ** 6)
@@ -65,14 +68,14 @@ def all_call(vm):
     """
     Wait until each vCPU has begun to call.
 
-    Returns how many words each of them has got by then.
+    Returns the number of words that each vCPU has got by then.
     """
     until(lambda: statistic(vm, 'waits') >= CPUS)
     return [vm.get(cpu, COUNT) for cpu in range(CPUS)]
 
 
 def finish(machines, count):
-    """Wait for the last words; stop each guest before calls fail."""
+    """Wait until each guest has `count` words, and stop it."""
     running = set(machines)
 
     def stopped():
@@ -87,11 +90,13 @@ def finish(machines, count):
 
 def in_turn(log):
     """
-    Check that no call was answered before one that had waited longer, but for
-    one whose vCPU the host did not let run.
+    Check that QEMU answered no call before a call that had waited longer.
 
-    Returns how many calls came when no other one waited, or were passed over.
-    On a busy machine, where words pile up, these are not as many for each vCPU.
+    QEMU may pass over a call whose vCPU does not run.
+
+    Returns how many calls came when no other call waited, or were passed over.
+    On a busy host, where words accumulate, the number of these calls differs
+    between vCPUs.
     """
     line, away, free = [], set(), 0
     for event, cpu in re.findall(
@@ -113,11 +118,12 @@ def in_turn(log):
 
 def check(machines, sources, begun):
     """
-    All words of each source were given out, once, as many to each vCPU.
+    Check that the vCPUs got all words of each source once, in equal numbers.
 
-    begun: what all_call() returned of each machine
+    If words went to the vCPU that asks first, some vCPUs would get half as many
+    words as others.
 
-    Where words go to who comes first, some vCPUs get half as many as others.
+    begun: the results of all_call() for each machine
     """
     results = [[vm.results(cpu) for cpu in range(CPUS)] for vm in machines]
     values = [[[value for status, value in got if status == H_SUCCESS]
@@ -141,8 +147,10 @@ def check(machines, sources, begun):
 
 def test_wake_up(guest):
     """
-    The vCPU whose turn it is need not wait until one that shares its thread has
-    slept: 8000 turns in a fast source's time, not 20 ms each.
+    The vCPU whose turn it is wakes up at once.
+
+    If it waited until another vCPU of its thread had slept, each of the 8000
+    turns would take 20 ms.
     """
     vm = guest('rng-random,filename=/dev/urandom', accel='tcg,thread=single',
                cpus=16, timeout=0, pool_size=8)
@@ -154,7 +162,7 @@ def test_wake_up(guest):
 @pytest.mark.parametrize('max_bytes, seconds', [
     (64, 15), (160, 15), (800, 10), (4000, 10)])
 def test_quota(start, tmp_path, max_bytes, seconds):
-    """The source has just as many words as the guest may have in the time."""
+    """The source has exactly the words of the quota in that time."""
     count = max_bytes * seconds // 8
     source = tmp_path / 'source'
     source.write_bytes(source_bytes(0, count))
@@ -168,7 +176,7 @@ def test_quota(start, tmp_path, max_bytes, seconds):
 
 @pytest.mark.parametrize('rate, seconds', [(10, 15), (50, 10)])
 def test_fifo(start, tmp_path, rate, seconds):
-    """Words come one by one."""
+    """The words of the source come one by one."""
     count = rate * seconds
     with contextlib.ExitStack() as stack:
         machines = []
@@ -191,7 +199,7 @@ def test_fifo(start, tmp_path, rate, seconds):
 
 
 def test_egd(start, tmp_path):
-    """A request is for more than the word that comes."""
+    """A daemon answers requests for many words word by word."""
     count = 150
     daemons = [SlowDaemon(tmp_path / thread, 0.1, count) for thread in THREADS]
     try:

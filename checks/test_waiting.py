@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Guests whose calls wait for a source that gives nothing yet."""
+"""Guests whose calls wait for a source without data."""
 
 import itertools
 import os
@@ -15,7 +15,7 @@ from testlib.hcalls import (H_FUNCTION, H_HARDWARE, H_SUCCESS, H_UNASSIGNED,
 from testlib.limits import HANG, until
 from testlib.machine import add_disk, hmp, set_property, statistic
 
-# How QEMU runs its vCPUs decides who waits for whom.
+# The ways in which QEMU runs vCPUs, which decide how vCPUs wait for each other
 WAYS = {
     'one': {'accel': 'tcg', 'cpus': 1},
     'multi': {'accel': 'tcg,thread=multi', 'cpus': 4},
@@ -45,7 +45,7 @@ def start(guest, fifo):
 
 @pytest.fixture
 def waiting(start):
-    """The same; each of its vCPUs waits in its first call."""
+    """A function that starts a guest, each of whose vCPUs waits in a call."""
     def function(way, *args, **kwargs):
         vm = start(way, *args, **kwargs)
         vm.call()
@@ -60,7 +60,7 @@ def still_waits(vm):
 
 
 def give(vm, fifo):
-    """Write a word for each vCPU; it has to complete the one call of each."""
+    """Write a word for each vCPU, which must complete the vCPU's one call."""
     assert still_waits(vm)
     fifo.write(source_bytes(0, vm.cpus))
     vm.gets_a_word_each()
@@ -87,7 +87,7 @@ def test_bytes_while_stopped(waiting, fifo, way):
 
 @every_way
 def test_reset(waiting, fifo, way):
-    """The program starts anew and makes the call again."""
+    """After a reset, the program starts again, and repeats its call."""
     vm = waiting(way)
     vm.reset()
     give(vm, fifo)
@@ -95,7 +95,7 @@ def test_reset(waiting, fifo, way):
 
 @every_way
 def test_snapshot(start, fifo, way, tmp_path):
-    """A call waits in the guest that loadvm brings back, too."""
+    """After loadvm, the call of the loaded guest waits, too."""
     vm = start(way)
     add_disk(vm.qemu, tmp_path)
     hmp(vm.qemu, 'savevm idle')
@@ -103,7 +103,7 @@ def test_snapshot(start, fifo, way, tmp_path):
     assert vm.calls_wait()
     hmp(vm.qemu, 'savevm saved')
     assert still_waits(vm)
-    # What is here now is not in the snapshot.
+    # The snapshot does not contain these words.
     fifo.write(source_bytes(100, 100 + vm.cpus))
     vm.finish()
     assert vm.count() == vm.cpus
@@ -113,7 +113,7 @@ def test_snapshot(start, fifo, way, tmp_path):
 
 @every_way
 def test_migration(waiting, start, fifo, way, tmp_path):
-    """It also waits on the other side, and there only if that is wanted."""
+    """After a migration, the call waits in the new machine."""
     vm = waiting(way)
     path = tmp_path / 'state'
     vm.save(path)
@@ -126,7 +126,7 @@ def test_migration(waiting, start, fifo, way, tmp_path):
 
 @every_way
 def test_failed_migration(waiting, fifo, way, tmp_path):
-    """A guest that goes on here, after it was saved, goes on waiting."""
+    """A saved guest that continues in its machine continues to wait."""
     vm = waiting(way)
     vm.save(tmp_path / 'state')
     vm.qemu.cmd('cont')
@@ -148,7 +148,7 @@ def test_sigterm(waiting, way):
 
 @every_way
 def test_interrupts(waiting, fifo, way):
-    """Each vCPU takes its decrementer interrupts while it waits."""
+    """Each vCPU takes decrementer interrupts while its call waits."""
     vm = waiting(way, interrupts=True)
     for cpu in range(vm.cpus):
         before = vm.get(cpu, TICKS)
@@ -159,10 +159,10 @@ def test_interrupts(waiting, fifo, way):
 @ways('multi', 'single')
 def test_interrupts_are_prompt(waiting, way):
     """
-    One vCPU's sleep does not delay what another one has to do.
+    The sleep of one vCPU does not delay the interrupts of another one.
 
-    If those of a thread slept in turn, each would take 240 interrupts a second;
-    if they kept QEMU's lock meanwhile, 50.
+    If the vCPUs of a thread slept in turn, each would take 240 interrupts a
+    second; if they kept the BQL in their sleep, 50.
     """
     vm = waiting(way, interrupts=True)
 
@@ -173,13 +173,13 @@ def test_interrupts_are_prompt(waiting, way):
         ticks = min(vm.get(cpu, TICKS) - before[cpu] for cpu in range(vm.cpus))
         return ticks / (time.monotonic() - start)
 
-    # Of 1000, at its best: the machine may be busy with other things.
+    # There are up to 1000. A busy host may need more than one try.
     until(lambda: ticks_per_s() >= 400)
 
 
 @every_way
 def test_slow_source(start, fifo, way):
-    """Each word arrives once, and in order, however its bytes come."""
+    """Each word arrives once and in order, in whatever pieces it comes."""
     vm = start(way, interrupts=True)
     calls = 100
     total = vm.cpus * calls
@@ -204,14 +204,14 @@ def test_slow_source(start, fifo, way):
 
 
 @pytest.mark.parametrize('name, share', [
-    ('multi', 1 / 4),   # they need the machine's other processor, too
+    ('multi', 1 / 4),   # Two threads need a second core of the host, too.
     ('single', 3 / 4),
 ])
 def test_others_go_on(start, fifo, name, share):
     """
     A vCPU that waits takes little time from another one.
 
-    If it kept QEMU's lock while it sleeps, a tenth would be left.
+    If it kept the BQL in its sleep, the other one would have a tenth left.
     """
     way = WAYS[name]
     vm = start(dict(way, cpus=2))
@@ -224,7 +224,7 @@ def test_others_go_on(start, fifo, name, share):
         return vm.seconds()
 
     def ratio():
-        """Both of the same moment, as the machine may be busy now and then."""
+        """Measure both soon after each other, as the host may become busy."""
         alone = min(run() for _ in range(4))
         vm.call(cpus=[1])
         until(lambda: vm.get(1, START))
@@ -242,9 +242,9 @@ def test_others_go_on(start, fifo, name, share):
 @every_way
 def test_timeout(start, fifo, way):
     """
-    Calls fail when their time is up, more at once, until data comes.
+    Calls fail after the timeout, and later calls at once, until data comes.
 
-    If vCPUs waited one after the other, four would take 2 s.
+    If vCPUs waited one after the other, four vCPUs would take 2 s.
     """
     with_icount = 'icount' in way
     vm = start(way, timeout=500, interrupts=not with_icount)
@@ -260,7 +260,7 @@ def test_timeout(start, fifo, way):
         assert seconds >= 0.4
         return seconds
 
-    # Where the machine is busy with other things, it takes more than one try.
+    # A busy host may need more than one try.
     until(lambda: seconds_to_fail() <= 1)
     waits = statistic(vm, 'waits')
     vm.call(100, cpus=[0])
@@ -281,9 +281,9 @@ def test_timeout(start, fifo, way):
 @every_way
 def test_left_call(waiting, way):
     """
-    A guest may take an interrupt in a call, and not come back to it.
+    A guest may take an interrupt in a call, and never repeat the call.
 
-    Its next call is another one, which has all of its time.
+    Its next call is a new one, which has the whole timeout.
     """
     vm = waiting(way, timeout=5000, interrupts=True)
     for cpu in range(vm.cpus):
@@ -306,7 +306,7 @@ def test_left_call(waiting, way):
 
 @every_way
 def test_paused_host(waiting, fifo, way):
-    """However long QEMU gets no processor, the call goes on afterwards."""
+    """A call continues to wait after QEMU was stopped by SIGSTOP."""
     vm = waiting(way)
     pid = vm.qemu.get_pid()
     os.kill(pid, signal.SIGSTOP)
@@ -317,7 +317,7 @@ def test_paused_host(waiting, fifo, way):
 
 @every_way
 def test_unrealized(waiting, fifo, way):
-    """Without the device, calls are nobody's; with it again, they are its."""
+    """Calls get H_FUNCTION while the device is not realized."""
     vm = waiting(way, timeout=0)
 
     def realize(value):

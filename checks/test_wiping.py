@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What QEMU's memory keeps of the bytes that a guest got."""
+"""QEMU's memory does not keep the bytes that a guest got."""
 
 import re
 import struct
@@ -11,12 +11,12 @@ from testlib import OUT
 from testlib.limits import until
 from testlib.machine import set_property, statistic
 
-# Each word begins with these, and no other data does.
+# Each word begins with these bytes. No other data contains them.
 MARK = b'\x5c\xa1\xab\x1e\xfe\xed'
 WORDS = 2000
-# Not a gigabyte for translated code, in which to search
+# By default, translated code takes up to a gigabyte, which would be searched.
 ACCEL = 'tcg,tb-size=32'
-# What all words have in common is not random.
+# The health tests would reject words that have so many bits in common.
 PROPERTIES = {'timeout': 0, 'health_test': 'off'}
 
 
@@ -25,7 +25,7 @@ def source_bytes(first, end):
 
 
 def private_memory(pid):
-    """Everything that the process can write, but for its guest's memory."""
+    """All writable memory of the process, without the guest's memory."""
     with open(f'/proc/{pid}/maps', encoding='utf-8') as maps, \
             open(f'/proc/{pid}/mem', 'rb', 0) as memory:
         for line in maps:
@@ -36,7 +36,12 @@ def private_memory(pid):
 
 
 def found(vm):
-    """Which words are there as the source gave them; how many as numbers."""
+    """
+    Search QEMU's memory for the words of the source.
+
+    Returns which words are there in the source's byte order, and how many words
+    are there in the host's byte order.
+    """
     words, numbers = set(), 0
     vm.qemu.cmd('stop')
     for data in private_memory(vm.qemu.get_pid()):
@@ -53,13 +58,13 @@ def check_wiped(vm, words):
         [int.from_bytes(MARK, 'big')] * words
     words_left, numbers_left = found(vm)
     assert words_left == set()
-    # The last ones are in a vCPU's registers, and on its stack.
+    # The last words are in the registers of a vCPU and on its stack.
     assert numbers_left < 10
 
 
 @pytest.mark.parametrize('pool_size', [8, 4096])
 def test_read(guest, tmp_path, pool_size):
-    """As they are handed out; what was read ahead is still there."""
+    """QEMU wipes words when the guest gets them; words read ahead remain."""
     source = tmp_path / 'source'
     source.write_bytes(source_bytes(0, WORDS))
     vm = guest(f'rng-random,filename={source}', accel=ACCEL,
@@ -74,7 +79,7 @@ def test_read(guest, tmp_path, pool_size):
 
 
 def test_request(guest, fifo):
-    """As they come for calls that wait for them."""
+    """QEMU wipes words that come while calls wait for them."""
     vm = guest(fifo.backend, accel=ACCEL, **PROPERTIES)
     for i in range(0, WORDS, 100):
         waits = statistic(vm, 'waits')
@@ -87,9 +92,9 @@ def test_request(guest, fifo):
 
 def test_reset(guest, fifo):
     """
-    The device drops what it has read ahead.
+    A reset wipes the words that the device has read ahead.
 
-    What its backend has ready is nobody's yet, and the next that is handed out.
+    The words in the backend remain: the next call gets the first one of them.
     """
     vm = guest(fifo.backend, accel=ACCEL, **PROPERTIES)
     fifo.write(source_bytes(0, 1000))
@@ -107,9 +112,9 @@ def test_reset(guest, fifo):
 
 def test_replaced(guest, fifo):
     """
-    What has come of a word, when another source takes over.
+    Replacing the source wipes the first bytes of an incomplete word.
 
-    Nobody calls then, so that nothing else is put in the same place.
+    No call is made after that, so that no other word overwrites these bytes.
     """
     vm = guest(fifo.backend, '-object', 'rng-builtin,id=rng1',
                '-trace', 'spapr_rng_receive', accel=ACCEL,
@@ -131,7 +136,7 @@ def test_replaced(guest, fifo):
                                  'spapr_rng_pool_drop',
                                  'spapr_rng_pool_destroy'])])
 def test_compiler(file, functions):
-    """It has not taken a wiping memset() for one that nobody can notice."""
+    """The compiler has not removed a wiping memset() as a dead store."""
     built, = OUT.glob(f'native/*/{file}.o')
     code = subprocess.run(['objdump', '-dr', built], check=True, text=True,
                           stdout=subprocess.PIPE).stdout
