@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-What systemd, udev, sshd, rngd and kexec of a whole Debian do with the device.
+The device in a whole Debian: systemd, udev, sshd, rngd and kexec use it.
 
-"make check-debian" runs this file. "make check" does not find it, because of
-its name: booting so often takes too long.
+"make check-debian" runs this file. "make check" does not find the file by its
+name, because its many boots take too long.
 """
 
 import re
@@ -22,7 +22,8 @@ CURRENT = '/sys/class/misc/hw_random/rng_current'
 DRIVER = '/sys/bus/vio/drivers/pseries_rng'
 NAME = 'ibm,random-v1'
 
-# A reader counts in two files what it got, and what not.
+# A process that reads all the time, and adds a line to one file for each read
+# that succeeds, and to another file for each read that fails.
 READER = ('while :; do '
           'if dd if=/dev/hwrng of=/dev/null bs=4096 count=4 iflag=fullblock; '
           'then echo >>/run/read; else echo >>/run/failed; sleep 0.1; fi; '
@@ -30,12 +31,12 @@ READER = ('while :; do '
 SIZE = 65536
 READ = f'test $(head -c {SIZE} /dev/hwrng | wc -c) -eq {SIZE}'
 
-# As udev does for each device at boot
+# The events that udev also handles for each device at boot
 TRIGGER = 'udevadm trigger --settle --action=add --subsystem-match=vio'
 
 
 def boot_debian(directory, *args, append='', cpus=2, disk=None, **kwargs):
-    """Start a Debian that has a disk of its own."""
+    """Boot a Debian; without `disk`, with a new disk."""
     vm = machine(directory, *debian_args(disk or new_disk(directory),
                                          directory / 'console', append),
                  '-smp', str(cpus), *args, build=FULL)
@@ -48,7 +49,7 @@ def boot_debian(directory, *args, append='', cpus=2, disk=None, **kwargs):
 
 @pytest.fixture
 def boot(tmp_path):
-    """A function that does so, until the test ends."""
+    """A function that boots a Debian, which ends with the test."""
     guests = []
 
     def start(*args, name='first', **kwargs):
@@ -64,7 +65,7 @@ def boot(tmp_path):
 
 @pytest.fixture(scope='module')
 def booted(tmp_path_factory):
-    """One for several tests. The kernel notes who loads modules, and why."""
+    """A Debian for several tests, whose kernel traces who loads modules."""
     guest = boot_debian(
         tmp_path_factory.mktemp('booted'), *URANDOM, *SPAPR_RNG, *USER_NETWORK,
         append='trace_event=module:module_load,module:module_request')
@@ -74,7 +75,10 @@ def booted(tmp_path_factory):
 
 @pytest.fixture
 def debian(booted):
-    """The same, with nobody who reads, and rngd that feeds each second."""
+    """The Debian for several tests, without a reader, for one test.
+
+    rngd feeds the kernel each second.
+    """
     feed_each_second(booted)
     yield booted
     booted.run('kill $(cat /run/reader); rm -f /run/reader /run/read '
@@ -83,14 +87,17 @@ def debian(booted):
 
 
 def feed_each_second(guest):
-    """Otherwise rngd feeds a kernel that has enough once in a minute."""
+    """Have rngd feed the kernel each second, even if it has enough entropy.
+
+    By default, rngd then feeds the kernel once a minute.
+    """
     guest.text('echo \'RNGDOPTIONS="--feed-interval=1 --random-step=2500"\' '
                '>/etc/default/rng-tools-debian; '
                'systemctl restart rng-tools-debian', LONG)
 
 
 def fed(guest):
-    """How many bits rngd says to have had from the device, and given away."""
+    """The bits that rngd got from the device, and that it gave the kernel."""
     def told():
         return guest.text('journalctl -q -o cat -t rngd | grep -o '
                           "'bits .*: [0-9]*' || true").splitlines()
@@ -104,31 +111,31 @@ def fed(guest):
 
 
 def lines(guest, path):
-    """How many lines the file has."""
+    """How many lines a file in the guest has."""
     return int(guest.text(f'cat {path} 2>/dev/null | wc -l'))
 
 
 def until_more(guest, path):
-    """Wait for further lines."""
+    """Wait until the file has at least two more lines."""
     before = lines(guest, path)
     until(lambda: lines(guest, path) > before + 1, LONG)
 
 
 def flow_again(egd):
-    """What a silent daemon was asked, it will never answer."""
+    """Restart the daemon: what it ignored, it would never answer."""
     egd.stop()
     egd.silent = False
     egd.start()
 
 
 def show(capsys, text):
-    """Print what is a figure and no check."""
+    """Print a figure that is not checked."""
     with capsys.disabled():
         print(f'\n{text}')
 
 
 def test_udev_loads_the_driver(debian):
-    """From its modalias: nobody else asks for it."""
+    """udev loads the driver by its modalias; nothing else loads it."""
     trace = debian.text('mountpoint -q /sys/kernel/tracing || '
                         'mount -t tracefs none /sys/kernel/tracing; '
                         'cat /sys/kernel/tracing/trace')
@@ -143,7 +150,7 @@ def test_udev_loads_the_driver(debian):
         f'modprobe -R $(cat /sys/bus/vio/devices/{NAME}/modalias)'
     ) == 'pseries_rng'
 
-    # Without its rule, which is there for all modaliases, nothing is loaded.
+    # Without udev's rule for modaliases, nothing loads the driver.
     rules = '/etc/udev/rules.d/80-drivers.rules'
     for rule, modules in [f'ln -s /dev/null {rules}', 0], [f'rm {rules}', 1]:
         debian.text(f'rmmod pseries_rng; {rule} && udevadm control --reload '
@@ -160,7 +167,7 @@ def test_current(debian):
 
 
 def test_rngd(debian):
-    """It feeds the kernel from the device."""
+    """rngd feeds the kernel with bytes of the device."""
     assert '/dev/hwrng' in debian.text(
         'readlink /proc/$(cat /run/rngd.pid)/fd/*').splitlines()
     before = statistic(debian, 'bytes')
@@ -171,7 +178,7 @@ def test_rngd(debian):
 
 
 def test_rngtest(debian, capsys):
-    """0.8 failures are expected; more than 8 are as good as impossible."""
+    """0.8 failures are expected; more than 8 are practically impossible."""
     said = debian.run('rngtest -c 1000 </dev/hwrng 2>&1', LONG)[0]
     results = dict(re.findall(r'FIPS 140-2 (\w+): (\d+)', '\n'.join(said)))
     show(capsys, results)
@@ -180,7 +187,7 @@ def test_rngtest(debian, capsys):
 
 
 def test_two_readers(debian):
-    """Each gets words of its own."""
+    """Two readers get different words."""
     debian.text(
         'for i in 1 2; do head -c 131072 /dev/hwrng >/run/read$i & '
         'pids="$pids $!"; done; wait $pids; cat /run/read[12] >/run/both',
@@ -191,7 +198,7 @@ def test_two_readers(debian):
 
 
 def test_unbind_while_a_reader_runs(debian):
-    """It fails meanwhile, and goes on when the driver is bound again."""
+    """Reads fail without the driver, and succeed when it is bound again."""
     debian.text(READER)
     for _ in range(5):
         until_more(debian, '/run/read')
@@ -204,7 +211,7 @@ def test_unbind_while_a_reader_runs(debian):
 
 
 def test_stop_for_a_minute(debian):
-    """What goes on then, goes on as if nothing had been."""
+    """After a stop of a minute, the reader and rngd continue."""
     debian.text(READER)
     until_more(debian, '/run/read')
     before = fed(debian)
@@ -219,7 +226,7 @@ def test_stop_for_a_minute(debian):
 
 
 def test_host_keys(boot):
-    """They are others at each first boot of the same disk, like all else."""
+    """Each first boot of the same disk makes different keys."""
     own = []
     for name in 'first', 'second':
         with socket.create_server(('127.0.0.1', 0)) as free:
@@ -235,7 +242,11 @@ def test_host_keys(boot):
 
 
 def test_systemd_analyze(boot, capsys):
-    """Time is counted in instructions, so that a busy host is none of it."""
+    """The boot time with and without the device.
+
+    The time counts instructions, so that it does not depend on the load of the
+    host.
+    """
     for name, args in ('without', []), ('with', [*URANDOM, *SPAPR_RNG]):
         guest = boot(*args, *USER_NETWORK, '-icount', 'shift=0,sleep=off',
                      cpus=1, name=name)
@@ -250,7 +261,7 @@ def test_systemd_analyze(boot, capsys):
 
 @pytest.mark.parametrize('flows', [True, False], ids=['flows', 'dry'])
 def test_rmmod_while_a_read_waits(boot, tmp_path, flows):
-    """For a source that is dry: both end when it flows, or at the time-out."""
+    """rmmod and the read end when a dry source has data, or at the timeout."""
     egd = EgdDaemon(tmp_path / 'egd')
     egd.start()
     guest = boot('-chardev', f'socket,path={egd.path},reconnect-ms=100,id=egd',
@@ -284,7 +295,7 @@ def test_rmmod_while_a_read_waits(boot, tmp_path, flows):
 
 
 def test_switching(boot):
-    """Between the device and virtio-rng, with a reader who notices nothing."""
+    """Switching between the device and virtio-rng lets no read fail."""
     guest = boot(*URANDOM, *SPAPR_RNG, '-device', 'virtio-rng-pci,rng=rng0')
     guest.text(READER)
     for _ in range(10):
@@ -305,7 +316,7 @@ def test_switching(boot):
 
 
 def test_kexec(boot):
-    """The kernel that comes next has H_RANDOM, too."""
+    """The kernel that kexec starts has H_RANDOM, too."""
     guest = boot(*URANDOM, *SPAPR_RNG, *USER_NETWORK)
     before = guest.boot_id()
     guest.text('kexec -l /boot/vmlinux --initrd=/boot/initrd '
@@ -322,7 +333,7 @@ def test_kexec(boot):
 
 
 def test_reboot(boot):
-    """Ten times. What the first boot has made stays."""
+    """Ten reboots work, and keep the ssh keys of the first boot."""
     guest = boot(*URANDOM, *SPAPR_RNG, *USER_NETWORK)
     keys = guest.text('cat /etc/ssh/ssh_host_*_key.pub')
     ids = {guest.boot_id()}
@@ -339,7 +350,7 @@ def test_reboot(boot):
 
 
 def test_live_migration(boot, tmp_path):
-    """With rngd, and one who reads all the time."""
+    """Live migration, with rngd and a reader that reads all the time."""
     # Under TCG, QEMU 10.0 loses the second vCPU of a Linux guest.
     args = [*URANDOM, *SPAPR_RNG, *USER_NETWORK]
     guest = boot(*args, cpus=1)
@@ -350,7 +361,7 @@ def test_live_migration(boot, tmp_path):
 
     other = boot(*args, cpus=1, name='second', disk=tmp_path / 'first/disk',
                  incoming=f'unix:{tmp_path}/socket')
-    # However slow the host is.
+    # The downtime must not keep the migration of a slow host from ending.
     guest.qemu.cmd('migrate-set-parameters', downtime_limit=60000)
     guest.qemu.cmd('migrate', uri=f'unix:{tmp_path}/socket')
     until(lambda: migration(guest.qemu) == 'completed', LONG)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A whole Debian as the guest, as guests/debian/build has made it."""
+"""A whole Debian as the guest, which guests/debian/build installs."""
 
 import base64
 import subprocess
@@ -9,9 +9,9 @@ from testlib.limits import HANG, until
 from testlib.linux import JOB, Guest
 
 DEBIAN = GUESTS / 'debian'
-FULL = OUT / 'full'     # the QEMU that has a user network
+FULL = OUT / 'full'     # the build of QEMU that has user networking
 
-# As long as many commands take, each of which hangs after HANG.
+# The time limit for many commands, each of which hangs after HANG
 LONG = 10 * HANG
 
 URANDOM = ['-object', 'rng-random,filename=/dev/urandom,id=rng0']
@@ -20,7 +20,10 @@ USER_NETWORK = ['-nic', 'user']
 
 
 def new_disk(directory):
-    """A disk with a Debian that was never booted, and nothing to undo."""
+    """Make a disk on top of the installed one; return its path.
+
+    The installed disk is never booted, and does not change.
+    """
     path = directory / 'disk'
     subprocess.run([FULL / 'qemu-img', 'create', '-q', '-f', 'qcow2', '-b',
                     DEBIAN / 'disk.img', '-F', 'raw', path], check=True)
@@ -29,11 +32,11 @@ def new_disk(directory):
 
 def debian_args(disk, log, append=''):
     """
-    Arguments that have QEMU boot it, and write what it says meanwhile to log.
+    The arguments that make QEMU boot Debian, and write the console to `log`.
 
-    The kernel's watchdog is off, which takes a busy host for a hanging guest.
+    The kernel's watchdog is off: on a busy host, it would report a hang.
 
-    append: more for the kernel's command line
+    append: further options for the kernel's command line
     """
     return ['-machine', 'x-vof=on', '-cpu', 'POWER9', '-m', '1G',
             '-kernel', str(DEBIAN / 'vmlinux'),
@@ -45,12 +48,15 @@ def debian_args(disk, log, append=''):
 
 
 class Debian(Guest):
-    """A booted Debian, with the test at a shell of systemd's on hvc1."""
+    """A booted Debian, where a check types commands at systemd's debug shell.
+
+    The shell is on the console hvc1.
+    """
 
     CONSOLE = 'spapr-vty'
 
     def wait_until_ready(self):
-        """Wait for the shell, which comes early, and for the boot's end."""
+        """Wait for the shell, which starts early, and for the boot's end."""
         while b'# ' not in self._received:
             assert self._receive(LONG), 'no shell'
         print(self._received.decode(errors='replace'))
@@ -63,24 +69,24 @@ class Debian(Guest):
             self.run('systemctl --failed')
 
     def text(self, command, timeout=HANG):
-        """What a command printed, which must not fail."""
+        """Run a command, which must succeed; return its output."""
         lines, status = self.run(command, timeout)
         assert status == 0, lines
         return '\n'.join(lines)
 
     def until(self, command):
-        """Wait for the command to have the status 0."""
+        """Repeat a command until it succeeds."""
         until(lambda: self.run(command)[1] == 0, LONG)
 
     def assert_no_trouble(self):
-        """The kernel had nothing to complain of."""
+        """Check that the kernel has reported no bug."""
         assert self.run("dmesg | grep -E 'WARNING: CPU|BUG:|Oops'") == ([], 1)
 
     def boot_id(self):
-        """Another one for each kernel that was started."""
+        """The id of this boot, which differs for each start of a kernel."""
         return self.text('cat /proc/sys/kernel/random/boot_id')
 
     def resets(self):
-        """How often since the last time the guest had the machine reset."""
+        """How often the guest has reset the machine since the last query."""
         return sum(event['event'] == 'RESET' and event['data']['guest']
                    for event in self.qemu.get_qmp_events())
