@@ -1,5 +1,5 @@
 /*
- * The machine code of hcalls.S from 0x100 on, written by the Makefile
+ * The code of hcalls.S from 0x100 on, written by the Makefile
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
