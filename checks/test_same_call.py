@@ -33,6 +33,7 @@ def start(guest, fifo):
     """A function that starts a guest on the FIFO, in one of the WAYS."""
     def function(way, timeout, cpus=None, **kwargs):
         return guest(fifo.backend, '-trace', 'spapr_rng_wait_end',
+                     '-trace', 'spapr_rng_receive',
                      **{**way, 'cpus': cpus or way['cpus']}, interrupts=True,
                      timeout=timeout, **kwargs)
     return function
@@ -422,7 +423,7 @@ def test_inner_need_not_wait(begun, fifo, way):
     vm, cpu = begun(way, timeout=0)
     hold(vm, cpu, SPIN)
     fifo.write(source_bytes(0, 1))
-    until(lambda: not fifo.unread())
+    until(lambda: 'spapr_rng_receive 8 bytes' in vm.log())
     interrupt(vm, cpu, H_RANDOM)
     vm.set(cpu, HOLD, 0)
     until(lambda: vm.get(cpu, INNER_COUNT))
