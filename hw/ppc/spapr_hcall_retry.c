@@ -43,9 +43,34 @@
  */
 #define SHARE_MIN 8
 
+/* Interrupt vectors are here if LPCR[AIL] is 3 and the MMU is on. */
+#define AIL_3 0xc000000000004000ULL
+
 static SpaprHcallRetry *retry_state(CPUState *cs)
 {
     return &spapr_cpu_state(POWERPC_CPU(cs))->retry;
+}
+
+/*
+ * The register that holds the address after the "sc" of the current hypercall.
+ * This is NIP, unless KVM HV delivered an interrupt after the "sc", before its
+ * exit to QEMU: kvmppc_vcpu_run_hv() in Linux calls
+ * kvmppc_core_prepare_to_enter(), which delivers an external interrupt or one
+ * of the decrementer. Then NIP is the vector of the interrupt, MSR[EE] is
+ * clear, and the interrupt handler of the guest returns to SRR0. KVM sets r3 to
+ * the result of the hypercall before the interrupt handler runs, which
+ * preserves r3.
+ */
+static target_ulong *return_address(CPUPPCState *env)
+{
+    target_ulong vector = env->nip < AIL_3 ? env->nip : env->nip - AIL_3;
+
+    if (kvm_enabled() && !FIELD_EX64(env->msr, MSR, EE) &&
+        (vector == env->excp_vectors[POWERPC_EXCP_EXTERNAL] ||
+         vector == env->excp_vectors[POWERPC_EXCP_DECR])) {
+        return &env->spr[SPR_SRR0];
+    }
+    return &env->nip;
 }
 
 /*
@@ -69,11 +94,11 @@ static SpaprHcallWaiter *waiter_at(SpaprHcallQueue *queue, CPUState *cs,
     return NULL;
 }
 
-/* While the handler of a hypercall runs, NIP is the address after the "sc". */
+/* The hypercall that QEMU handles now, if it was deferred before */
 static SpaprHcallWaiter *current_waiter(SpaprHcallQueue *queue, PowerPCCPU *cpu)
 {
     cpu_synchronize_state(CPU(cpu));
-    return waiter_at(queue, CPU(cpu), cpu->env.nip - 4);
+    return waiter_at(queue, CPU(cpu), *return_address(&cpu->env) - 4);
 }
 
 static void waiter_leave(SpaprHcallWaiter *w)
@@ -85,7 +110,7 @@ static void waiter_leave(SpaprHcallWaiter *w)
     spapr_hcall_retry_wake(queue);
 }
 
-static void waiter_join(SpaprHcallQueue *queue, CPUState *cs)
+static void waiter_join(SpaprHcallQueue *queue, CPUState *cs, target_ulong nip)
 {
     SpaprHcallRetry *retry = retry_state(cs);
     SpaprHcallWaiter *w = &retry->waiters[0];
@@ -110,7 +135,7 @@ static void waiter_join(SpaprHcallQueue *queue, CPUState *cs)
 
     *w = (SpaprHcallWaiter) {
         .cs = cs, .queue = queue, .since = now, .seen = now,
-        .nip = cpu_env(cs)->nip, .sp = cpu_env(cs)->gpr[1],
+        .nip = nip, .sp = cpu_env(cs)->gpr[1],
     };
     QTAILQ_INSERT_TAIL(&queue->waiters, w, next);
     queue->waits++;
@@ -275,14 +300,17 @@ target_ulong spapr_hcall_retry(SpaprHcallQueue *queue, PowerPCCPU *cpu,
 {
     CPUState *cs = CPU(cpu);
     bool is_new = !current_waiter(queue, cpu);
+    target_ulong *address = return_address(&cpu->env);
     SpaprHcallWaiter *w;
 
-    cpu->env.nip -= 4;
+    *address -= 4;
     if (is_new) {
-        waiter_join(queue, cs);
+        waiter_join(queue, cs, *address);
     }
-    retry_sleep(cs, MIN(max_ms, SLICE_MS));
-    w = waiter_at(queue, cs, cpu->env.nip);
+    if (address == &cpu->env.nip) { /* no interrupt handler has to run first */
+        retry_sleep(cs, MIN(max_ms, SLICE_MS));
+    }
+    w = waiter_at(queue, cs, *address);
     if (w) { /* @queue was not drained during the sleep */
         waiter_seen(w);
     }
