@@ -23,10 +23,18 @@
 
 /*
  * The longest sleep of a vCPU before it returns to its execution loop. Events
- * that need the vCPU earlier wake it, except for interrupts that only KVM sees.
- * This is also the longest delay by a lost wake-up.
+ * that need the vCPU earlier wake it. This is also the longest delay by a lost
+ * wake-up.
  */
-#define SLICE_MS (kvm_enabled() ? 5 : 20)
+#define SLICE_MS 20
+
+/*
+ * The same while KVM may have an interrupt for the vCPU: QEMU does not see
+ * interrupts of the decrementer and of doorbells, nor external ones if KVM
+ * emulates the interrupt controller, and KVM does not wake a vCPU that sleeps
+ * in QEMU. Another vCPU may wait until such an interrupt is handled.
+ */
+#define SLICE_KVM_MS 1
 
 /*
  * A vCPU that waits tries again after each slice. A vCPU whose last try is
@@ -226,6 +234,12 @@ static void set_halted(bool halted)
     qemu_notify_event();
 }
 
+static int slice_ms(CPUState *cs)
+{
+    return kvm_enabled() && FIELD_EX64(cpu_env(cs)->msr, MSR, EE) ?
+           SLICE_KVM_MS : SLICE_MS;
+}
+
 static void retry_sleep(CPUState *cs, int ms)
 {
     if (qatomic_read(&cs->exit_request) || thread_is_needed(cs) ||
@@ -308,7 +322,7 @@ target_ulong spapr_hcall_retry(SpaprHcallQueue *queue, PowerPCCPU *cpu,
         waiter_join(queue, cs, *address);
     }
     if (address == &cpu->env.nip) { /* no interrupt handler has to run first */
-        retry_sleep(cs, MIN(max_ms, SLICE_MS));
+        retry_sleep(cs, MIN(max_ms, slice_ms(cs)));
     }
     w = waiter_at(queue, cs, *address);
     if (w) { /* @queue was not drained during the sleep */

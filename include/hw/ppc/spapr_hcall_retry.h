@@ -139,7 +139,8 @@ int64_t spapr_hcall_retry_age(SpaprHcallQueue *queue, PowerPCCPU *cpu);
  * @cpu: the vCPU that makes the hypercall
  * @opcode: the hypercall's number
  * @max_ms: the longest sleep in ms, at least 1; the vCPU sleeps 20 ms at most,
- *          and less if it has work to do
+ *          1 ms if KVM may have an interrupt for it, and less if it has work
+ *          to do
  *
  * Defer a hypercall: append it to @queue, release the BQL and sleep, then let
  * the vCPU execute the hypercall again.
