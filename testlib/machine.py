@@ -110,11 +110,15 @@ def add_disk(qemu, directory):
     """Add a disk, to which savevm can write snapshots."""
     file = directory / 'disk'
     file.touch()
+    format_disk(qemu, file)
+
+
+def format_disk(qemu, file):
+    """Make an empty file such a disk, and add it."""
     qemu.cmd('blockdev-add', driver='file', filename=str(file),
              node_name='file')
     qemu.cmd('blockdev-create', job_id='job', options={
         'driver': 'qcow2', 'file': 'file', 'size': 1 << 20})
-    qemu.event_wait('JOB_STATUS_CHANGE',
-                    match={'data': {'status': 'concluded'}})
+    until(lambda: qemu.cmd('query-jobs')[0]['status'] == 'concluded')
     qemu.cmd('job-dismiss', id='job')
     qemu.cmd('blockdev-add', driver='qcow2', file='file', node_name='disk')

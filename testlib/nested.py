@@ -3,24 +3,18 @@
 
 import itertools
 import json
+import shlex
 import shutil
 import subprocess
 
 from testlib import GUESTS, OUT, bare_metal
-from testlib.hcalls import COUNT, RAM_SIZE, RING_LENGTH
+from testlib.hcalls import COUNT, INTERRUPTS, RAM_SIZE, RING_LENGTH
 from testlib.limits import HANG
 from testlib.linux import JOB, Guest, boot_args, cpio, initrd_with_job
 from testlib.machine import TCG, device, machine, statistic
 from testlib.programs import compile_c
 
 KNOWN = 1024    # words in L1's file of that name
-
-# The job of Linux as L2
-LINUX_JOB = '''
-echo "current $(cat /sys/class/misc/hw_random/rng_current)"
-dd if=/dev/hwrng bs=64 count=4 2>/dev/null | hexdump -v -e '/1 "%02x"'
-echo
-'''
 
 # Functions for the shell in L1. Each QEMU that L1 starts has a number. A step
 # that takes $hang seconds hangs.
@@ -54,6 +48,23 @@ qmp() {
             esac
         done
     } <>qmp$1.out
+    return 1
+}
+
+# type_in NUMBER COMMAND: type a command at the console of Linux
+type_in() {
+    printf '%s\\n' "$2" 1<>console$1.in
+}
+
+# lines_until NUMBER START: print the output of Linux, up to a line that begins
+# with START
+lines_until() {
+    while read -r -t $hang line; do
+        echo "L2 $line"
+        case $line in
+        "$2"*) return ;;
+        esac
+    done <>console$1.out
     return 1
 }
 
@@ -101,11 +112,13 @@ def make_initrd(kernel, directory, image):
                          (linux / 'vmlinux', 'vmlinux')):
         subprocess.run(['powerpc64le-linux-gnu-strip', '-o',
                         root / 'root' / name, source], check=True)
-    compile_c('testlib/deny-enable-cap.c', root / 'root', '-static', '-s',
-              compiler='powerpc64le-linux-gnu-gcc')
+    for source, target in (('testlib/deny-enable-cap.c', root / 'root'),
+                           ('guests/ipi-times.c', directory)):
+        compile_c(source, target, '-static', '-s', '-pthread',
+                  compiler='powerpc64le-linux-gnu-gcc')
     shutil.copy(image, root / 'root/image')
     for file in ('/usr/share/qemu/vof.bin', TCG,
-                 initrd_with_job(kernel, directory, LINUX_JOB)):
+                 initrd_with_job(kernel, directory, JOB, ['ipi-times'])):
         shutil.copy(file, root / 'root')
     (root / 'root/known').write_bytes(bare_metal.source_bytes(0, KNOWN))
     (root / 'job').write_text(f'hang={HANG}\n{FUNCTIONS}{JOB}')
@@ -121,13 +134,14 @@ def make_initrd(kernel, directory, image):
 class L1(Guest):
     """A Linux guest with KVM, which starts L2s in a directory of its own."""
 
-    def __init__(self, directory, image, *args, kernel='6.1', cpu='POWER9'):
+    def __init__(self, directory, image, *args, kernel='6.1', cpu='POWER9',
+                 api='hv'):
         self.kernel = kernel
         self.log_path = directory / 'l1-console'
         print(f'the console of L1 and the messages of L2 are in '
               f'{self.log_path}')
         super().__init__(machine(
-            directory, '-cpu', cpu, '-machine', 'cap-nested-hv=on',
+            directory, '-cpu', cpu, '-machine', f'cap-nested-{api}=on',
             *boot_args(kernel, make_initrd(kernel, directory, image)), *args,
             accel='tcg,thread=multi', name='l0'))
 
@@ -144,15 +158,19 @@ class L1(Guest):
         assert status == 0, f'{command}: {lines}; see {self.log_path}'
         return lines
 
+    def start(self, number, *args, wrapper=''):
+        """Start the QEMU of this number with these arguments."""
+        self.sh(' '.join([f'start {number} {wrapper} {l2_args(self.kernel)}',
+                          *args]))
+
     def feed(self, first, end):
         """Write words of a source, from `first` up to `end`, to the FIFO."""
         self.sh(f'{shell_bytes(bare_metal.source_bytes(first, end))} >fifo')
 
     def run_qemu(self, *args, wrapper=''):
         """Run QEMU to its end; return its output and its status."""
-        number = next(L2.numbers)
-        self.sh(f"start {number} {wrapper} {l2_args(self.kernel)} "
-                f"{' '.join(args)}")
+        number = next(_Qemu.numbers)
+        self.start(number, *args, wrapper=wrapper)
         _, status = self.run(f'ended {number}', 2 * HANG)
         return self.sh(f'cat log{number}'), status
 
@@ -160,14 +178,26 @@ class L1(Guest):
 class _Qemu:
     """The part of QEMUMachine that bare_metal.Guest uses, for a QEMU in L1."""
 
-    def __init__(self, l1, number):
+    numbers = itertools.count()
+
+    def __init__(self, l1):
         self.l1 = l1
-        self.number = number
+        self.number = next(self.numbers)
         self._exitcode = None
         self.events = []
 
+    def launch(self, *args, wrapper=''):
+        """Start QEMU with these arguments, and wait for its monitor."""
+        self.l1.start(self.number, *args, wrapper=wrapper)
+        # Wait for QMP's greeting: QEMU has then opened its FIFOs.
+        self.l1.sh(f'read -r -t {HANG} line <>qmp{self.number}.out || '
+                   f'{{ cat log{self.number}; false; }}')
+        self.cmd('qmp_capabilities')
+
     def cmd(self, name, **arguments):
-        """Have QEMU execute a QMP command."""
+        """Have QEMU execute a QMP command; in names, _ means -."""
+        arguments = {key.replace('_', '-'): value
+                     for key, value in arguments.items()}
         command = json.dumps({'execute': name, 'arguments': arguments})
         for line in self.l1.sh(f"qmp {self.number} '{command}'"):
             message = json.loads(line)
@@ -184,29 +214,28 @@ class _Qemu:
 
 
 class L2(bare_metal.Guest):
-    """The bare-metal guest as an L2."""
+    """
+    The bare-metal guest as an L2.
 
-    numbers = itertools.count()
+    undisturbed: the vCPUs that take no interrupts in spite of `interrupts`
+    """
 
-    def __init__(self, l1, *args, cpus=1, interrupts=False, memory_of=None,
-                 wrapper='', **properties):
+    def __init__(self, l1, *args, cpus=1, interrupts=False, undisturbed=(),
+                 memory_of=None, wrapper='', **properties):
         # pylint: disable=super-init-not-called
         self.l1 = l1
         self.cpus = cpus
-        self.number = next(self.numbers)
-        self.qemu = _Qemu(l1, self.number)
+        self.qemu = _Qemu(l1)
+        self.number = self.qemu.number
         if not memory_of:
             l1.sh(f'rm -f ram; truncate -s {RAM_SIZE} ram')
             self._set_up(interrupts)
-        l1.sh(' '.join([
-            f'start {self.number} {wrapper} {l2_args(l1.kernel)}',
+            for cpu in undisturbed:
+                self.set(cpu, INTERRUPTS, 0)
+        self.qemu.launch(
             *self.memory_args('ram'), f'-smp {cpus} -bios image',
             '-d trace:kvm_handle_papr_hcall -trace spapr_rng_in_kernel',
-            '-device', device(**properties), *args]))
-        # Wait for QMP's greeting: QEMU has then opened its FIFOs.
-        l1.sh(f'read -r -t {HANG} line <>qmp{self.number}.out || '
-              f'{{ cat log{self.number}; false; }}')
-        self.qemu.cmd('qmp_capabilities')
+            '-device', device(**properties), *args, wrapper=wrapper)
 
     def _peek(self, address):
         return int(self.l1.sh(f'peek {address} 1')[0], 16)
@@ -236,9 +265,13 @@ class L2(bare_metal.Guest):
             f'ls -l /proc/$pid{self.number}/fd | '
             "sed -n 's/.* \\([0-9]*\\) -> .*kvm-vm.*/\\1/p'")[0])
 
+    def count_traced(self, end):
+        """How many lines of the trace end with these words."""
+        return int(self.l1.run(f'grep -c "{end}$" trace{self.number}')[0][0])
+
     def exits(self):
         """How many H_RANDOM calls made the vCPUs exit to QEMU."""
-        return int(self.l1.run(f'grep -c "0x300$" trace{self.number}')[0][0])
+        return self.count_traced('0x300')
 
     def log(self):
         return '\n'.join(
@@ -250,3 +283,47 @@ class L2(bare_metal.Guest):
         self.qemu.cmd('quit')
         self.qemu.wait()
         assert self.qemu.exitcode() == 0, self.log()
+
+
+class LinuxL2:
+    """Linux as an L2, with the test at its console."""
+
+    def __init__(self, l1, *args, cpus='1'):
+        self.l1 = l1
+        self.qemu = _Qemu(l1)
+        self.number = self.qemu.number
+        l1.sh(f'mkfifo console{self.number}.in console{self.number}.out')
+        self.qemu.launch(
+            f'-L . -machine x-vof=on -m 512M -smp {cpus} -kernel vmlinux',
+            '-initrd initrd -append "console=hvc0 loglevel=1"',
+            f'-serial pipe:console{self.number}', *args)
+        self.lines_until('--- ready')
+
+    def lines_until(self, start):
+        """The lines that Linux prints, up to one that begins with `start`."""
+        lines = self.l1.sh(
+            f'lines_until {self.number} {shlex.quote(start)}', 2 * HANG)
+        return [line.removeprefix('L2 ').rstrip('\r') for line in lines]
+
+    def type(self, command):
+        """Start a command."""
+        self.l1.sh(f'type_in {self.number} {shlex.quote(command)}')
+
+    def answer(self):
+        """The output of the command, which must succeed."""
+        *lines, status = self.lines_until('--- status ')
+        assert status == '--- status 0', f'{lines}; see {self.l1.log_path}'
+        return lines
+
+    def sh(self, command):
+        """Run a command, which must succeed; return its output."""
+        self.type(command)
+        return self.answer()
+
+    def quit(self):
+        """End QEMU, which must not wait for anything."""
+        # Linux goes on after most of its faults.
+        assert self.sh('cat /proc/sys/kernel/tainted') == ['0']
+        self.qemu.cmd('quit')
+        self.qemu.wait()
+        assert self.qemu.exitcode() == 0
