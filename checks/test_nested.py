@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The device under KVM, in a nested guest (L2), and KVM's own H_RANDOM."""
 
+import re
 import struct
 import time
 
@@ -9,12 +10,20 @@ import pytest
 from testlib import KERNELS
 from testlib.bare_metal import source_bytes, word
 from testlib.hcalls import H_HARDWARE, H_SUCCESS, TICKS
-from testlib.limits import until
-from testlib.machine import spapr_rng, statistic
-from testlib.nested import KNOWN, L1, L2
+from testlib.limits import HANG, until, within
+from testlib.machine import (device, format_disk, hmp, set_property,
+                             spapr_rng, statistic)
+from testlib.nested import KNOWN, L1, L2, LinuxL2
 
+KVM_EXIT_PAPR_HCALL = 19    # from linux/kvm.h
 WORDS = 1024    # words in L0's source, from which L1's Linux reads, too
 RNG = '-object rng-random,id=rng0,filename='
+
+# In Linux
+READ = ("dd if=/dev/hwrng bs=64 count=1 2>/dev/null | "
+        "hexdump -v -e '/1 \"%02x\"'; echo")
+CURRENT = '/sys/class/misc/hw_random/rng_current'
+ONLINE = '/sys/devices/system/cpu/cpu1/online'
 
 
 @pytest.fixture(scope='module')
@@ -40,7 +49,7 @@ def source(tmp_path_factory):
     return path
 
 
-def device(source):
+def l0_device(source):
     """The arguments of L0's QEMU for the device with this source."""
     return spapr_rng(f'rng-random,filename={source}')
 
@@ -48,7 +57,7 @@ def device(source):
 @pytest.fixture(scope='module')
 def l1_with(boot, source):
     """An L1 whose machine has the device."""
-    return boot(*device(source))
+    return boot(*l0_device(source))
 
 
 @pytest.fixture(scope='module')
@@ -65,7 +74,7 @@ def l1(l1_with):
     # Put the messages of each L2 into the log, even if the test has failed.
     l1_with.run('tail -n 20 log*')
     l1_with.run('for pid in $(pidof qemu); do kill -9 $pid; done; wait; '
-                'rm -f log* qmp* trace* state ram')
+                'rm -f log* qmp* console* trace* state disk ram')
 
 
 def waiting(l1, *args, cpus=2, timeout=0, **kwargs):
@@ -188,8 +197,32 @@ def test_migration(l1):
     give(l2)
 
 
+def test_snapshot(l1):
+    """After loadvm, the call of the snapshot waits again."""
+    l2 = waiting(l1)
+    l1.sh(': >disk')
+    format_disk(l2.qemu, 'disk')
+    with within(HANG):
+        hmp(l2.qemu, 'savevm saved')
+    assert still_waits(l2)
+    # The results of these words are not in the snapshot.
+    l1.feed(100, 102)
+    l2.finish()
+    assert l2.count() == 2
+    with within(HANG):
+        hmp(l2.qemu, 'loadvm saved')
+    give(l2)
+
+
 def test_quit(l1):
     waiting(l1).quit()
+
+
+def test_sigterm(l1):
+    l2 = waiting(l1)
+    l1.sh(f'kill $pid{l2.number}')
+    l2.qemu.wait()
+    assert l2.qemu.exitcode() == 0
 
 
 def test_interrupts(l1):
@@ -198,6 +231,26 @@ def test_interrupts(l1):
     for cpu in range(l2.cpus):
         before = l2.get(cpu, TICKS)
         until(lambda: l2.get(cpu, TICKS) >= before + 20)
+    give(l2)
+
+
+def test_pace(l1):
+    """
+    A vCPU that takes interrupts tries its call more often than another vCPU.
+
+    KVM may have an interrupt for vCPU 0. vCPU 1 takes no interrupts, and sleeps
+    for 20 ms after each try.
+    """
+    l2 = waiting(l1, '-trace kvm_run_exit', interrupts=True, undisturbed=[1])
+
+    def tries(cpu):
+        return l2.count_traced(f'cpu_index {cpu}, reason {KVM_EXIT_PAPR_HCALL}')
+
+    start, before = time.monotonic(), tries(1)
+    until(lambda: tries(1) >= before + 50)
+    until(lambda: tries(0) > 1.5 * tries(1))
+    count = tries(1) - before
+    assert count <= (time.monotonic() - start) / 0.020 + 1
     give(l2)
 
 
@@ -212,14 +265,72 @@ def test_timeout(l1):
 
 def test_linux(l1):
     """Linux as L2 uses the device by itself, and gets L0's words."""
-    lines, status = l1.run_qemu(
-        '-L . -machine x-vof=on -m 512M -kernel vmlinux -initrd initrd',
-        '-append "console=hvc0 loglevel=1" -serial stdio',
-        '-device spapr-rng,use-kvm=true')
-    assert status == 0
-    data = bytes.fromhex(lines[lines.index('current pseries_rng') + 1])
-    words = struct.unpack('<32Q', data)
+    l2 = LinuxL2(l1, '-device spapr-rng,use-kvm=true')
+    assert l2.sh(f'cat {CURRENT}') == ['pseries_rng']
+    words = struct.unpack('<8Q', bytes.fromhex(l2.sh(READ)[0]))
     check_in_order([words], WORDS)
+    l2.quit()
+
+
+def linux_on_two(l1, *args, cpus='2'):
+    """Start Linux with two sources, of which the second one is dry."""
+    l1.sh('timeout 0.1 cat fifo >/dev/null; true')
+    return LinuxL2(l1, f'{RNG}/dev/urandom',
+                   '-object rng-random,id=dry,filename=fifo', '-device',
+                   device(rng='rng0', timeout=0, pool_size=8), *args,
+                   cpus=cpus)
+
+
+def check_interrupts(l2, count):
+    """
+    CPU 1 answers all interrupts of CPU 0 while it waits for a random number.
+
+    CPU 0 waits for each answer. CPU 1 goes on waiting.
+    """
+    # Linux's own thread reads, too. CPU 0 must not wait because of that thread.
+    l2.sh('taskset -p 2 $(pidof hwrng)')
+    l2.type(f'/ipi-times {count} /dev/hwrng')
+    l2.lines_until('ready')
+    set_property(l2, 'rng', 'dry')
+    l2.type('')
+    times = l2.lines_until('median')[-1]
+    assert re.fullmatch(r'median \d+ worst \d+ busy', times)
+
+
+@pytest.mark.parametrize('ic_mode', ['xics', 'xive'])
+def test_interrupts_of_others(l1, ic_mode):
+    """KVM emulates the interrupt controller XICS, QEMU emulates XIVE."""
+    l2 = linux_on_two(l1, f'-machine ic-mode={ic_mode}')
+    # The times without a call that waits, for comparison in the output
+    l2.type('/ipi-times 100')
+    l2.lines_until('ready')
+    l2.sh('')
+    check_interrupts(l2, 100)
+    l1.feed(0, 64)  # more than 64 bytes, as Linux's own thread reads, too
+    assert l2.answer() == []
+    l2.quit()
+
+
+def test_unplug(l1):
+    """A vCPU whose call waits is unplugged when the call was answered."""
+    l2 = linux_on_two(l1, cpus='1,maxcpus=2')
+    l2.qemu.cmd('device_add', driver='host-spapr-cpu-core', id='core',
+                core_id=1)
+    l2.sh(f'until grep -qx 1 {ONLINE}; do sleep 0.1; done')
+    check_interrupts(l2, 1)
+    l2.qemu.cmd('device_del', id='core')
+    time.sleep(0.5)
+    assert len(l2.qemu.cmd('query-cpus-fast')) == 2
+    l1.feed(0, 64)
+    assert l2.answer() == []
+    until(lambda: len(l2.qemu.cmd('query-cpus-fast')) == 1)
+    assert 'DEVICE_DELETED' in l2.qemu.events
+    assert l2.sh('cat /sys/devices/system/cpu/online') == ['0']
+
+    l2.type(READ)
+    l1.feed(64, 128)
+    assert len(bytes.fromhex(l2.answer()[0])) == 64
+    l2.quit()
 
 
 def test_l0_runs_dry(l1, source):
@@ -289,4 +400,19 @@ def test_enabling_fails(l1):
     *(('POWER10', kernel) for kernel in KERNELS[1:])])
 def test_elsewhere(boot, source, cpu, kernel):
     """KVM serves the guest on other processors and kernels, too."""
-    check_kernel_serves(boot(*device(source), cpu=cpu, kernel=kernel))
+    check_kernel_serves(boot(*l0_device(source), cpu=cpu, kernel=kernel))
+
+
+@pytest.mark.parametrize('kernel', KERNELS[1:])
+def test_second_api(boot, source, kernel):
+    """The nested API v2 of PAPR works, which newer kernels prefer."""
+    l1 = boot(*l0_device(source), cpu='POWER10', kernel=kernel, api='papr')
+    check_kernel_serves(l1)
+    check_backend_serves(l1)
+    l2 = waiting(l1)
+    with within(HANG):
+        l2.qemu.cmd('stop')
+    with within(HANG):
+        l2.qemu.cmd('cont')
+    give(l2)
+    waiting(l1).quit()
