@@ -452,6 +452,18 @@ static void guest_call_again(QTestState *qts)
     guest_wait(qts, 1);
 }
 
+/* Run vCPU 0, which takes interrupts, to its end: the time in microseconds */
+static int64_t guest_run_us(QTestState *qts)
+{
+    int64_t start;
+
+    guest_interrupt(qts, 1);
+    start = g_get_monotonic_time();
+    prompt_qmp(qts, "cont");
+    guest_wait(qts, 1);
+    return g_get_monotonic_time() - start;
+}
+
 /*
  * Without bytes, a call fails after the timeout, and further calls fail at
  * once. New bytes serve the next call; the call after it waits for the timeout
@@ -469,11 +481,7 @@ static void test_timeout(void)
                                   src.name);
 
     guest_load(qts, 1, calls);
-    guest_interrupt(qts, 1);
-    start = g_get_monotonic_time();
-    prompt_qmp(qts, "cont");
-    guest_wait(qts, 1);
-    us = g_get_monotonic_time() - start;
+    us = guest_run_us(qts);
     g_assert_cmpint(us, >=, 500 * 1000);
     g_assert_cmpint(us, <, calls * 500 * 1000 / 2);
     r = guest_results(qts, 0, calls);
@@ -510,7 +518,7 @@ static uint64_t statistic(QTestState *qts, const char *name)
 static void test_quota(const void *options)
 {
     const unsigned calls = 500;
-    int64_t start, us;
+    int64_t us;
     g_autofree Result *r = NULL;
     Source src = source_file(calls);
     QTestState *qts = qtest_initf("%s " MACHINE
@@ -520,11 +528,7 @@ static void test_quota(const void *options)
                                   (const char *)options, src.name);
 
     guest_load(qts, 1, calls);
-    guest_interrupt(qts, 1);
-    start = g_get_monotonic_time();
-    prompt_qmp(qts, "cont");
-    guest_wait(qts, 1);
-    us = g_get_monotonic_time() - start;
+    us = guest_run_us(qts);
     /* A word each millisecond, but for the first 51 */
     g_assert_cmpint(us, >=, (calls - 51) * 1000);
     g_assert_cmpint(us, <, 10 * calls * 1000);
