@@ -11,6 +11,7 @@ from testlib import KERNELS
 from testlib.bare_metal import source_bytes, word
 from testlib.hcalls import H_HARDWARE, H_SUCCESS, TICKS
 from testlib.limits import HANG, until, within
+from testlib.linux import CURRENT
 from testlib.machine import (device, format_disk, hmp, set_property,
                              spapr_rng, statistic)
 from testlib.nested import KNOWN, L1, L2, LinuxL2
@@ -22,7 +23,6 @@ RNG = '-object rng-random,id=rng0,filename='
 # In Linux
 READ = ("dd if=/dev/hwrng bs=64 count=1 2>/dev/null | "
         "hexdump -v -e '/1 \"%02x\"'; echo")
-CURRENT = '/sys/class/misc/hw_random/rng_current'
 ONLINE = '/sys/devices/system/cpu/cpu1/online'
 
 
