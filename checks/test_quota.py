@@ -19,23 +19,23 @@ def quota(max_bytes, period):
     return {'max_bytes': max_bytes, 'period': period, 'timeout': 0}
 
 
-@pytest.mark.parametrize('max_bytes, period, seconds, cpus, options', [
-    (800, 1000, 10, 1, []),             # 100 words/s, with a wait for each
-    (1000000, 1000, 10, 4, []),
-    (8000, 10000, 4, 2, []),
-    (1000, 1, 4, 1, []),
-    (10000000, 1000, 4, 2, []),         # a word each 800 ns
-    (1000000, 1000, 4, 4, ['-accel', 'tcg,thread=single']),
-    (100000, 1000, 4, 2, ['-icount', 'shift=4']),
+@pytest.mark.parametrize('max_bytes, period, seconds, cpus, way', [
+    (800, 1000, 10, 1, {}),             # 100 words/s, with a wait for each
+    (1000000, 1000, 10, 4, {}),
+    (8000, 10000, 4, 2, {}),
+    (1000, 1, 4, 1, {}),
+    (10000000, 1000, 4, 2, {}),         # a word each 800 ns
+    (1000000, 1000, 4, 4, {'accel': 'tcg,thread=single'}),
+    (100000, 1000, 4, 2, {'icount': 'shift=4'}),
 ], ids=str)
-def test_rate(guest, capsys, max_bytes, period, seconds, cpus, options):
+def test_rate(guest, capsys, max_bytes, period, seconds, cpus, way):
     """
     The rate by the guest's own clock is at most the limit, and no call fails.
 
     A busy host may reduce the rate, but not to a hundredth. If a vCPU got only
     one word each time that it wakes up, the rate would be that low.
     """
-    vm = guest(URANDOM, *options, **quota(max_bytes, period), cpus=cpus,
+    vm = guest(URANDOM, **way, **quota(max_bytes, period), cpus=cpus,
                interrupts=True)
     limit = max_bytes * 1000 / period
     calls = int(limit / 8 * seconds / cpus)
