@@ -18,7 +18,7 @@ def compile_c(source, directory, *options, compiler='gcc'):
 
 def run(*args, timeout=10 * HANG, **kwargs):
     """Run a program to its end, and print its output."""
-    done = subprocess.run(args, stdin=subprocess.DEVNULL, capture_output=True,
-                          text=True, check=False, timeout=timeout, **kwargs)
+    done = subprocess.run(args, capture_output=True, text=True, check=False,
+                          timeout=timeout, **{'input': '', **kwargs})
     print(done.stdout, done.stderr)
     return done
