@@ -43,13 +43,13 @@ def line(pattern):
     return edit
 
 
-def until(pattern, last):
+def until(pattern, last, included=True):
     """From the line matching pattern to the next one matching last."""
     def edit(lines):
         first = find(lines, pattern)
         for n in range(first + 1, len(lines)):
             if re.search(last, lines[n]):
-                cut(lines, first, n + 1)
+                cut(lines, first, n + included)
                 return
         raise Unexpected(f"no '{last}' after '{pattern}'")
     return edit
@@ -57,14 +57,7 @@ def until(pattern, last):
 
 def before(pattern, stop):
     """From the line matching pattern up to, not including, stop."""
-    def edit(lines):
-        first = find(lines, pattern)
-        for n in range(first + 1, len(lines)):
-            if re.search(stop, lines[n]):
-                cut(lines, first, n)
-                return
-        raise Unexpected(f"no '{stop}' after '{pattern}'")
-    return edit
+    return until(pattern, stop, included=False)
 
 
 def function(name):
