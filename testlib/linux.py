@@ -147,6 +147,12 @@ class Guest(Console):
         self.type(command)
         return self.answer(timeout)
 
+    def sh(self, command, timeout=HANG):
+        """Run a command, which must succeed; return its output."""
+        lines, status = self.run(command, timeout)
+        assert status == 0, f'{command}: {lines}'
+        return lines
+
     def waits(self):
         """Whether the command has neither ended nor printed anything yet."""
         return not self._received and not self._receive(0)

@@ -152,12 +152,6 @@ class L1(Guest):
             log.write(self._received[before:])
         return more
 
-    def sh(self, command, timeout=HANG):
-        """Run a shell command, which must succeed; return its output."""
-        lines, status = self.run(command, timeout)
-        assert status == 0, f'{command}: {lines}; see {self.log_path}'
-        return lines
-
     def start(self, number, *args, wrapper=''):
         """Start the QEMU of this number with these arguments."""
         self.sh(' '.join([f'start {number} {wrapper} {l2_args(self.kernel)}',
