@@ -12,13 +12,13 @@ import time
 
 import pytest
 
-from testlib.debian import (FULL, LONG, SPAPR_RNG, URANDOM, USER_NETWORK,
-                            Debian, debian_args, new_disk)
+from testlib.debian import (FULL, LONG, USER_NETWORK, Debian, debian_args,
+                            new_disk)
 from testlib.egd import EgdDaemon
 from testlib.limits import until
-from testlib.machine import machine, migration, statistic
+from testlib.linux import CURRENT
+from testlib.machine import machine, migration, spapr_rng, statistic
 
-CURRENT = '/sys/class/misc/hw_random/rng_current'
 DRIVER = '/sys/bus/vio/drivers/pseries_rng'
 NAME = 'ibm,random-v1'
 
@@ -67,7 +67,7 @@ def boot(tmp_path):
 def booted(tmp_path_factory):
     """A Debian for several tests, whose kernel traces who loads modules."""
     guest = boot_debian(
-        tmp_path_factory.mktemp('booted'), *URANDOM, *SPAPR_RNG, *USER_NETWORK,
+        tmp_path_factory.mktemp('booted'), *spapr_rng(), *USER_NETWORK,
         append='trace_event=module:module_load,module:module_request')
     yield guest
     guest.qemu.shutdown(hard=True)
@@ -231,7 +231,7 @@ def test_host_keys(boot):
     for name in 'first', 'second':
         with socket.create_server(('127.0.0.1', 0)) as free:
             port = free.getsockname()[1]
-        guest = boot(*URANDOM, *SPAPR_RNG, '-nic', 'user,'
+        guest = boot(*spapr_rng(), '-nic', 'user,'
                      f'hostfwd=tcp:127.0.0.1:{port}-:22', name=name)
         with socket.create_connection(('127.0.0.1', port), LONG) as ssh:
             assert ssh.recv(8) == b'SSH-2.0-'
@@ -247,7 +247,7 @@ def test_systemd_analyze(boot, capsys):
     The time counts instructions, so that it does not depend on the load of the
     host.
     """
-    for name, args in ('without', []), ('with', [*URANDOM, *SPAPR_RNG]):
+    for name, args in ('without', []), ('with', [*spapr_rng()]):
         guest = boot(*args, *USER_NETWORK, '-icount', 'shift=0,sleep=off',
                      cpus=1, name=name)
         assert guest.text(f'cat {CURRENT}') == (
@@ -264,10 +264,9 @@ def test_rmmod_while_a_read_waits(boot, tmp_path, flows):
     """rmmod and the read end when a dry source has data, or at the timeout."""
     egd = EgdDaemon(tmp_path / 'egd')
     egd.start()
-    guest = boot('-chardev', f'socket,path={egd.path},reconnect-ms=100,id=egd',
-                 '-object', 'rng-egd,chardev=egd,id=rng0', '-device',
-                 'spapr-rng,rng=rng0,id=hrandom,pool-size=8,'
-                 f'timeout={0 if flows else 5000}')
+    backend, *args = egd.backend('reconnect-ms=100')
+    guest = boot(*args, *spapr_rng(backend, pool_size=8,
+                                   timeout=0 if flows else 5000))
     guest.text('systemctl stop rng-tools-debian', LONG)
     guest.until(READ)
     waits, timeouts = (statistic(guest, name)
@@ -296,7 +295,7 @@ def test_rmmod_while_a_read_waits(boot, tmp_path, flows):
 
 def test_switching(boot):
     """Switching between the device and virtio-rng lets no read fail."""
-    guest = boot(*URANDOM, *SPAPR_RNG, '-device', 'virtio-rng-pci,rng=rng0')
+    guest = boot(*spapr_rng(), '-device', 'virtio-rng-pci,rng=rng0')
     guest.text(READER)
     for _ in range(10):
         for current in 'virtio_rng.0', 'pseries_rng':
@@ -317,7 +316,7 @@ def test_switching(boot):
 
 def test_kexec(boot):
     """The kernel that kexec starts has H_RANDOM, too."""
-    guest = boot(*URANDOM, *SPAPR_RNG, *USER_NETWORK)
+    guest = boot(*spapr_rng(), *USER_NETWORK)
     before = guest.boot_id()
     guest.text('kexec -l /boot/vmlinux --initrd=/boot/initrd '
                '--command-line="$(cat /proc/cmdline)"', LONG)
@@ -334,7 +333,7 @@ def test_kexec(boot):
 
 def test_reboot(boot):
     """Ten reboots work, and keep the ssh keys of the first boot."""
-    guest = boot(*URANDOM, *SPAPR_RNG, *USER_NETWORK)
+    guest = boot(*spapr_rng(), *USER_NETWORK)
     keys = guest.text('cat /etc/ssh/ssh_host_*_key.pub')
     ids = {guest.boot_id()}
     for _ in range(10):
@@ -352,7 +351,7 @@ def test_reboot(boot):
 def test_live_migration(boot, tmp_path):
     """Live migration, with rngd and a reader that reads all the time."""
     # Under TCG, QEMU 10.0 loses the second vCPU of a Linux guest.
-    args = [*URANDOM, *SPAPR_RNG, *USER_NETWORK]
+    args = [*spapr_rng(), *USER_NETWORK]
     guest = boot(*args, cpus=1)
     feed_each_second(guest)
     guest.text(READER)

@@ -14,8 +14,6 @@ FULL = OUT / 'full'     # the build of QEMU that has user networking
 # The time limit for many commands, each of which hangs after HANG
 LONG = 10 * HANG
 
-URANDOM = ['-object', 'rng-random,filename=/dev/urandom,id=rng0']
-SPAPR_RNG = ['-device', 'spapr-rng,rng=rng0,id=hrandom']
 USER_NETWORK = ['-nic', 'user']
 
 
@@ -69,10 +67,8 @@ class Debian(Guest):
             self.run('systemctl --failed')
 
     def text(self, command, timeout=HANG):
-        """Run a command, which must succeed; return its output."""
-        lines, status = self.run(command, timeout)
-        assert status == 0, lines
-        return '\n'.join(lines)
+        """Run a command, which must succeed; return its output as a string."""
+        return '\n'.join(self.sh(command, timeout))
 
     def until(self, command):
         """Repeat a command until it succeeds."""
