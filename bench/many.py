@@ -18,11 +18,10 @@ from sources import egd  # noqa: E402
 from testlib import bare_metal, results  # noqa: E402
 from testlib.hcalls import COUNT, DAMAGE, H_RANDOM, H_UNASSIGNED  # noqa: E402
 from testlib.linux import Guest, linux_args  # noqa: E402
-from testlib.machine import (cpu_seconds, machine, spapr_rng,  # noqa: E402
-                             statistic)
+from testlib.machine import (URANDOM, cpu_seconds, machine,  # noqa: E402
+                             spapr_rng, statistic)
 from testlib.results import expect  # noqa: E402
 
-URANDOM = 'rng-random,filename=/dev/urandom'
 FOR_EVER = 2 ** 40
 POLL = 0.1
 QUOTA = 1000    # bytes per second

@@ -18,7 +18,7 @@ from testlib.bare_metal import source_bytes, word
 from testlib.egd import EgdDaemon
 from testlib.hcalls import H_HARDWARE
 from testlib.limits import HANG, until
-from testlib.machine import add_disk, hmp, statistic
+from testlib.machine import URANDOM, add_disk, hmp, statistic
 
 WINDOW, CUTOFF = 512, 27
 THROWN_AWAY = 'all bytes are thrown away until 512 words are good'
@@ -394,8 +394,7 @@ def test_replay_without_an_end(guest, tmp_path):
         check_message(vm.reports()[0], TWICE)
 
 
-@pytest.mark.parametrize('backend', ['rng-random,filename=/dev/urandom',
-                                     'rng-builtin'])
+@pytest.mark.parametrize('backend', [URANDOM, 'rng-builtin'])
 def test_good_source(guest, backend):
     """Good words raise no false alarm."""
     vm = guest(backend, timeout=0)

@@ -9,9 +9,8 @@ import pytest
 from testlib.hcalls import (DONE, H_RANDOM, H_UNASSIGNED, START, TB_HZ, TICKS,
                             TIME)
 from testlib.limits import until
-from testlib.machine import add_disk, hmp, statistic
+from testlib.machine import URANDOM, add_disk, hmp, statistic
 
-URANDOM = 'rng-random,filename=/dev/urandom'
 FOR_EVER = 10 ** 12
 
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from testlib.limits import HANG, until
-from testlib.machine import add_disk, hmp
+from testlib.machine import URANDOM, add_disk, hmp
 
 
 STEP = 5000     # instructions, enough for some dozens of calls
@@ -33,16 +33,14 @@ def run(guest, mode, log, backend):
     return vm.values(), vm.seconds()
 
 
-@pytest.mark.parametrize('backend', ['rng-builtin',
-                                     'rng-random,filename=/dev/urandom'])
+@pytest.mark.parametrize('backend', ['rng-builtin', URANDOM])
 def test_replay(guest, tmp_path, backend):
     recorded = run(guest, 'record', tmp_path / 'log', backend)
     assert len(set(recorded[0])) == 2000
     assert run(guest, 'replay', tmp_path / 'log', backend) == recorded
 
 
-@pytest.mark.parametrize('backend', ['rng-builtin',
-                                     'rng-random,filename=/dev/urandom'])
+@pytest.mark.parametrize('backend', ['rng-builtin', URANDOM])
 def test_snapshot_in_a_replay(guest, tmp_path, backend):
     """
     After loadvm in a replay, the guest gets the recorded words again.

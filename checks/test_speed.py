@@ -4,12 +4,11 @@
 import pytest
 
 from testlib.hcalls import H_RANDOM, H_UNASSIGNED
+from testlib.machine import URANDOM
 
 CALLS = 100000
 ROUNDS = 8
 RUNS = 20    # the most runs
-
-URANDOM = 'rng-random,filename=/dev/urandom'
 
 
 def seconds_per_call(vm, opcode, cpus=(0,)):

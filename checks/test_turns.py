@@ -14,7 +14,7 @@ from testlib.egd import EgdDaemon
 from testlib.fifo import Fifo
 from testlib.hcalls import COUNT, H_SUCCESS
 from testlib.limits import HANG, until
-from testlib.machine import statistic
+from testlib.machine import URANDOM, statistic
 
 CPUS = 4
 THREADS = ['multi', 'single']
@@ -152,8 +152,8 @@ def test_wake_up(guest):
     If it waited until another vCPU of its thread had slept, each of the 8000
     turns would take 20 ms.
     """
-    vm = guest('rng-random,filename=/dev/urandom', accel='tcg,thread=single',
-               cpus=16, timeout=0, pool_size=8)
+    vm = guest(URANDOM, accel='tcg,thread=single', cpus=16, timeout=0,
+               pool_size=8)
     vm.call(500)
     vm.finish()
     assert statistic(vm, 'bytes') == 8 * 16 * 500

@@ -9,7 +9,7 @@ import struct
 
 from testlib import GUESTS, TOP
 from testlib.bare_metal import source_bytes, word
-from testlib.linux import initrd_with_job
+from testlib.linux import CURRENT, initrd_with_job
 from testlib.programs import run
 
 EXAMPLES = TOP / 'docs/examples'
@@ -19,8 +19,8 @@ SOURCE = '/dev/urandom'
 NO_HOTPLUG = "Device 'spapr-rng' does not support hotplugging"
 
 # The job of a Linux guest: print the current driver, and random bytes.
-JOB = '''
-echo "current $(cat /sys/class/misc/hw_random/rng_current)"
+JOB = f'''
+echo "current $(cat {CURRENT})"
 dd if=/dev/hwrng bs=64 count=16 2>/dev/null | hexdump -v -e '/1 "%02x"'
 echo
 '''

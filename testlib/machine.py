@@ -15,6 +15,9 @@ from qemu.machine import QEMUMachine  # noqa: E402
 # Turns off the capabilities that TCG lacks, about which QEMU warns otherwise.
 TCG = TOP / 'guests/tcg.cfg'
 
+# A backend without its id, as for -object
+URANDOM = 'rng-random,filename=/dev/urandom'
+
 # The QOM path of the device, which has the same id in all machines
 DEVICE = '/machine/peripheral/hrandom'
 
@@ -58,7 +61,7 @@ def device(**properties):
         for name, value in properties.items())])
 
 
-def spapr_rng(backend='rng-random,filename=/dev/urandom', **properties):
+def spapr_rng(backend=URANDOM, **properties):
     """The arguments for the device and for its backend rng0."""
     return ['-object', f'{backend},id=rng0',
             '-device', device(rng='rng0', **properties)]
