@@ -16,9 +16,12 @@ def fuzz(*args):
 
 
 def finding(done):
-    """The start of the fuzzer's report, if it found something."""
-    return done.returncode and re.search(
-        r'fuzz: (?s:.{0,1000})|\Z', done.stderr)[0] + done.stdout
+    """The fuzzer's report, if it found something: its start and its end."""
+    report = re.search(r'fuzz: (?s:.*?)(?=^==\d+== ERROR: libFuzzer|\Z)|\Z',
+                       done.stderr, re.M)[0]
+    if len(report) > 2000:
+        report = f'{report[:1000]}\n[...]\n{report[-1000:]}'
+    return done.returncode and report + done.stdout
 
 
 def test_corpus():

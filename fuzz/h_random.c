@@ -28,6 +28,12 @@
 #define STEPS_MAX 40
 #define EDGES_MAX 4096
 
+/*
+ * The bytes of a window of the health tests. A window that begins with bad
+ * bytes may be found bad at any good byte that follows in it.
+ */
+#define WINDOW 4096
+
 typedef enum Verb {
     CALL, FEED, REPEAT, STUCK, WAIT, STOP, CONT, RESET, GET, SWAP, DEL, SAVE,
     MOVE, END, FAIL, SLOW, HANG, HEAL, VERBS
@@ -295,7 +301,7 @@ static void check_value(Run *r, int cpu, const uint8_t value[8])
     if (stream) {
         return;
     }
-    if (at >= s->bad_end) {
+    if (at >= s->bad_end + WINDOW) {
         s->bad_end = 0;
     }
     r->first = r->delivered && r->first < at ? r->first : at;
@@ -473,7 +479,7 @@ static void settle(Run *r)
     while (!all_done(r->m)) {
         if (source_unread(r->m->source) < 8) {
             /* After bad bytes, the device throws a window of good ones away. */
-            source_feed(r->m->source, r->m->source->bad_end ? 4096 : 64);
+            source_feed(r->m->source, r->m->source->bad_end ? WINDOW : 64);
         }
         source_serve(r->m->source);
         if (patience_is_over(patience)) {
