@@ -35,6 +35,16 @@ def test_corpus():
         assert f'Executed {path}' in done.stderr
 
 
+def test_late_alarm(tmp_path):
+    """A good word may make the window bad that began with an earlier input."""
+    calls = 'call 12\n' * 3 + 'wait 30\n'
+    inputs = ['feed 7\nstuck 25\nfeed 600\n' + calls,
+              'feed 5000\n' + 7 * calls]
+    for number, steps in enumerate(inputs):
+        (tmp_path / str(number)).write_text('machine fifo\n' + steps)
+    assert not finding(fuzz(tmp_path / '0', tmp_path / '1'))
+
+
 def test_fuzz():
     """Two minutes of random steps find nothing."""
     done = fuzz('120')
