@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The device under KVM, in a nested guest (L2), and KVM's own H_RANDOM."""
 
+import os
+import random
 import re
+import signal
 import struct
 import time
 
@@ -74,7 +77,7 @@ def l1(l1_with):
     # Put the messages of each L2 into the log, even if the test has failed.
     l1_with.run('tail -n 20 log*')
     l1_with.run('for pid in $(pidof qemu); do kill -9 $pid; done; wait; '
-                'rm -f log* qmp* console* trace* state disk ram')
+                'rm -f log* qmp* console* trace* state disk ram spin')
 
 
 def waiting(l1, *args, cpus=2, timeout=0, **kwargs):
@@ -234,6 +237,33 @@ def test_interrupts(l1):
     give(l2)
 
 
+def test_spinning(l1):
+    """
+    L1 gets its timer interrupts while a vCPU of L2 makes no hypercall.
+
+    L0 is often late when it starts the vCPU: L1's timer has then expired.
+    """
+    # "b ." at the start address, 0x100
+    l1.sh("{ head -c 256 /dev/zero; printf '\\110\\000\\000\\000'; } >spin")
+    l2 = L2(l1, '-bios spin', f'{RNG}known', rng='rng0')
+    [cpu] = l2.qemu.cmd('query-cpus-fast')
+    l1.sh(f"taskset -p 2 {cpu['thread-id']}")
+
+    def ticks():
+        return int(l1.sh("awk '/LOC:/ { print $3 }' /proc/interrupts")[-1])
+
+    for _ in range(10):
+        for _ in range(50):
+            os.kill(l1.qemu.get_pid(), signal.SIGSTOP)
+            time.sleep(0.006)
+            os.kill(l1.qemu.get_pid(), signal.SIGCONT)
+            time.sleep(random.uniform(0, 0.006))
+        before = ticks()
+        until(lambda: ticks() >= before + 50)
+    assert l1.run("dmesg | grep 'hard LOCKUP'")[0] == []
+    l2.quit()
+
+
 def test_pace(l1):
     """
     A vCPU that takes interrupts tries its call more often than another vCPU.
@@ -311,8 +341,14 @@ def test_interrupts_of_others(l1, ic_mode):
     l2.quit()
 
 
-def test_unplug(l1):
-    """A vCPU whose call waits is unplugged when the call was answered."""
+def test_unplug(boot):
+    """
+    A vCPU whose call waits is unplugged when the call was answered.
+
+    The newest kernel is needed. An older one, which has swake_up_one_online(),
+    may wait for ever for a vCPU that waits for the one that is unplugged.
+    """
+    l1 = boot(kernel=KERNELS[-1])
     l2 = linux_on_two(l1, cpus='1,maxcpus=2')
     l2.qemu.cmd('device_add', driver='host-spapr-cpu-core', id='core',
                 core_id=1)
