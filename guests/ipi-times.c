@@ -4,11 +4,12 @@
  *   ipi-times COUNT [FILE]
  *
  * CPU 0 sends COUNT interrupts to CPU 1, and waits for each answer. Meanwhile,
- * CPU 1 reads 64 bytes of FILE, or is idle without FILE. The program begins
- * when it gets a line on the standard input: Linux draws random numbers
+ * CPU 1 reads 64 bytes of FILE, or is idle without FILE. The read begins when
+ * the program gets a line on the standard input: Linux draws random numbers
  * whenever it starts a program or a thread, so the source can be made dry only
- * afterwards. The output is the median and the worst time in microseconds, and
- * whether CPU 1 was still busy after the last answer.
+ * afterwards. The interrupts begin after a second line. The output is the
+ * median and the worst time in microseconds, and whether CPU 1 was still busy
+ * after the last answer.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -99,7 +100,7 @@ int main(int argc, char **argv)
     fflush(stdout);
     getchar();
     go = true;
-    usleep(100000); /* By then, CPU 1 is in the kernel. */
+    getchar();
 
     for (int i = 0; i < count; i++) {
         struct timespec start, end;
