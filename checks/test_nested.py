@@ -250,7 +250,8 @@ def test_spinning(l1):
     l1.sh(f"taskset -p 2 {cpu['thread-id']}")
 
     def ticks():
-        return int(l1.sh("awk '/LOC:/ { print $3 }' /proc/interrupts")[-1])
+        return int(l1.sh(
+            "awk '/LOC:.*event device/ { print $3 }' /proc/interrupts")[-1])
 
     for _ in range(10):
         for _ in range(50):
