@@ -16,12 +16,16 @@ def fuzz(*args):
 
 
 def finding(done):
-    """The fuzzer's report, if it found something: its start and its end."""
+    """
+    What the fuzzer printed, if it did not end well.
+
+    Of its report about something that it found, the start and the end.
+    """
     report = re.search(r'fuzz: (?s:.*?)(?=^==\d+== ERROR: libFuzzer|\Z)|\Z',
                        done.stderr, re.M)[0]
     if len(report) > 2000:
         report = f'{report[:1000]}\n[...]\n{report[-1000:]}'
-    return done.returncode and report + done.stdout
+    return done.returncode and (report + done.stdout or done.stderr)
 
 
 def test_corpus():

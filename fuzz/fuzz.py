@@ -32,7 +32,8 @@ def build():
     (WORK / 'corpus').mkdir(parents=True, exist_ok=True)
     for source in SOURCES:
         subprocess.run(['clang', '-O2', '-g', '-Wall', '-Wextra', '-Werror',
-                        '-I', TOP / 'guests/bare-metal', '-c',
+                        '-I', TOP / 'guests/bare-metal',
+                        '-I', TOP / 'include', '-c',
                         TOP / 'fuzz' / source], cwd=WORK, check=True)
     subprocess.run(['clang', '-fsanitize=fuzzer', '-o', 'h_random',
                     *(source[:-1] + 'o' for source in SOURCES)],

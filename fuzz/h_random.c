@@ -16,12 +16,15 @@
 
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include "hw/ppc/spapr_rng_health.h"
 #include "machine.h"
 #include "source.h"
 
@@ -32,7 +35,7 @@
  * The bytes of a window of the health tests. A window that begins with bad
  * bytes may be found bad at any good byte that follows in it.
  */
-#define WINDOW 4096
+#define WINDOW (SPAPR_RNG_HEALTH_WINDOW * 8)
 
 typedef enum Verb {
     CALL, FEED, REPEAT, STUCK, WAIT, STOP, CONT, RESET, GET, SWAP, DEL, SAVE,
