@@ -7,8 +7,9 @@ import time
 from testlib import KIND, OUT, TOP
 from testlib.limits import HANG, until
 
-# QEMU's Python packages, from the tested tree
-sys.path.insert(0, str(OUT / 'qemu/python'))
+# QEMU's Python packages: in the tested tree and, since QEMU 11.0, in its build
+sys.path[1:1] = map(str, [OUT / 'qemu/python', *(OUT / KIND).glob(
+    'pyvenv/lib/python3*/site-packages')])
 
 from qemu.machine import QEMUMachine  # noqa: E402
 
