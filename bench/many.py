@@ -13,13 +13,11 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOP))
 
-import extrapolate  # noqa: E402
 from sources import egd  # noqa: E402
 from testlib import bare_metal, results  # noqa: E402
 from testlib.hcalls import COUNT, DAMAGE, H_RANDOM, H_UNASSIGNED  # noqa: E402
-from testlib.linux import Guest, linux_args  # noqa: E402
 from testlib.machine import (URANDOM, cpu_seconds, machine,  # noqa: E402
-                             spapr_rng, statistic)
+                             statistic)
 from testlib.results import expect  # noqa: E402
 
 FOR_EVER = 2 ** 40
@@ -28,8 +26,6 @@ QUOTA = 1000    # bytes per second
 # The bytes per second of the slow source for each guest, as if 1,000 guests
 # shared 100,000 bytes/s
 SHARE = 100
-
-MARKS = '<!-- bench/many.py -->', '<!-- end of bench/many.py -->'
 
 
 @contextmanager
@@ -46,18 +42,6 @@ def guests(directory, number, backend, *args, **properties):
             stack.callback(guest.qemu.shutdown, hard=True)
             started.append(guest)
         yield started
-
-
-def memory(guest):
-    """QEMU's memory in KiB: RssAnon, which it has allocated, and Pss."""
-    process = Path(f'/proc/{guest.qemu.get_pid()}')
-    found = {}
-    for file in ('status', 'smaps_rollup'):
-        for line in (process / file).read_text().splitlines():
-            name, _, value = line.partition(':')
-            if name in ('RssAnon', 'Pss'):
-                found[name] = int(value.split()[0])
-    return found
 
 
 def counts(started):
@@ -151,8 +135,7 @@ def measure(started, seconds, daemon=None):
             'failed_calls': failed, 'longest_pause_s': longest,
             'looks_apart_s': apart,
             'cpu_ns_per_call': cpu * 1e9 / max(sum(calls), 1),
-            'daemon_ns_per_byte': daemon_cpu * 1e9 / max(sum(got), 1),
-            'memory_kib': [memory(guest) for guest in started]}
+            'daemon_ns_per_byte': daemon_cpu * 1e9 / max(sum(got), 1)}
 
 
 def run_all(directory, number, seconds):
@@ -176,42 +159,6 @@ def run_all(directory, number, seconds):
     return found
 
 
-def linux_need(directory, seconds):
-    """How many bytes a Linux guest takes at boot, and when it is idle."""
-    print('a Linux guest', flush=True)
-    vm = machine(directory, *linux_args('6.1', directory), *spapr_rng())
-    try:
-        guest = Guest(vm)
-        boot = statistic(guest, 'bytes')
-        time.sleep(seconds)
-        idle = statistic(guest, 'bytes') - boot
-        guest.quit()
-    finally:
-        vm.shutdown(hard=True)
-    return {'boot_bytes': boot, 'idle_bytes': idle, 'idle_seconds': seconds}
-
-
-def memory_kib(found, field):
-    """The memory of one device: the median, and an upper limit."""
-    without, with_it = ([sizes[field] for sizes in found[name]['memory_kib']]
-                        for name in ('none', 'urandom'))
-    return (round(statistics.median(with_it) - statistics.median(without)),
-            max(with_it) - min(without))
-
-
-def summary(found, need):
-    """The facts that extrapolate.py computes with."""
-    usual, most = memory_kib(found, 'RssAnon')
-    pss = memory_kib(found, 'Pss')[0]
-    return {'boot_bytes': need['boot_bytes'],
-            'idle_bytes_per_s': need['idle_bytes'] / need['idle_seconds'],
-            'urandom_ns': found['urandom']['cpu_ns_per_call'],
-            'daemon_ns_per_byte': found['egd']['daemon_ns_per_byte'],
-            'quota': QUOTA, 'quota_ns': found['quota']['cpu_ns_per_call'],
-            'egd_ns': found['egd']['cpu_ns_per_call'],
-            'memory_kib': {'median': usual, 'greatest': most, 'pss': pss}}
-
-
 def case_line(name, case):
     got, unit = case['bytes'], 'bytes/s'
     if not any(got):
@@ -225,11 +172,7 @@ def case_line(name, case):
             f"| {case['cpu_ns_per_call']:,.0f} ns |")
 
 
-def kib(value):
-    return f'{value} KiB' if value > 0 else 'too little to be seen'
-
-
-def table(number, found, need, facts):
+def table(number, found):
     """The lines of many.md."""
     slow = f'EGD daemon with {SHARE * number:,} bytes/s'
     names = {'none': 'no device, a hypercall that nobody implements',
@@ -246,75 +189,27 @@ def table(number, found, need, facts):
         f'A pause of 0 means that each look, every {POLL} s (at worst after '
         f"{max(case['looks_apart_s'] for case in found.values()):.2f} s), "
         'found new calls. The first row is what the host makes of guests '
-        'without the device.', '',
-        '| | |', '| --- | --- |',
-        "| EGD daemon's processor time | "
-        f"{facts['daemon_ns_per_byte']:.1f} ns a byte |",
-        '| memory of a device and its backend: RssAnon with them less without,'
-        f" of the median guests | {kib(facts['memory_kib']['median'])} |",
-        '| — of the guest with most, less that with least | '
-        f"{kib(facts['memory_kib']['greatest'])} |",
-        '| — PSS, of the median guests | '
-        f"{kib(facts['memory_kib']['pss'])} |",
-        f"| a Linux guest takes until it has booted | {need['boot_bytes']} "
-        'bytes |',
-        f"| and in the {need['idle_seconds']} s after | {need['idle_bytes']} "
-        'bytes |', '', *extrapolate.lines_of(facts)]
+        "without the device. The EGD daemon's processor time is "
+        f"{found['egd']['daemon_ns_per_byte']:.0f} ns a byte."]
 
 
-def put_into(page, lines):
-    """Replace the lines between the marks of the page."""
-    head, _, rest = page.read_text().partition(MARKS[0])
-    _, _, tail = rest.partition(MARKS[1])
-    page.write_text('\n'.join([head + MARKS[0], '', *lines, '',
-                               MARKS[1] + tail]))
-
-
-def check_page(parser, page):
-    try:
-        text = page.read_text()
-    except OSError as error:
-        parser.error(f'--page: {error}')
-    if not 0 <= text.find(MARKS[0]) < text.find(MARKS[1]):
-        parser.error(f'--page: {page} has no "{MARKS[0]}" and "{MARKS[1]}"')
-
-
-def arguments():
+def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--guests', type=int, default=20)
     parser.add_argument('--seconds', type=int, default=20,
                         help='how long they call, for each source '
                         '(default: 20)')
-    parser.add_argument('--idle', type=int, default=120, metavar='SECONDS',
-                        help='how long to watch an idle Linux guest '
-                        '(default: 120)')
     parser.add_argument('--out', type=Path, default=TOP / 'bench/results')
-    parser.add_argument('--page', type=Path, help='a page to update: the '
-                        'tables go between its marks')
     args = parser.parse_args()
-    if args.page:
-        check_page(parser, args.page)
     if not 2 <= args.guests <= 500:
         parser.error('--guests: use 2 to 500')
-    for name in ('seconds', 'idle'):
-        if getattr(args, name) < 1:
-            parser.error(f'--{name}: use 1 or more')
-    results.need_linux()
-    return args
-
-
-def main():
-    args = arguments()
+    if args.seconds < 1:
+        parser.error('--seconds: use 1 or more')
     with results.measuring() as directory:
-        need = linux_need(directory, args.idle)
         found = run_all(directory, args.guests, args.seconds)
-    facts = summary(found, need)
-    lines = table(args.guests, found, need, facts)
     results.write(args.out, 'many', results.environment(),
-                  {'guests': args.guests, 'linux': need, 'cases': found,
-                   'facts': facts}, lines)
-    if args.page:
-        put_into(args.page, lines)
+                  {'guests': args.guests, 'cases': found},
+                  table(args.guests, found))
 
 
 if __name__ == '__main__':

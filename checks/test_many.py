@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A short run of bench/many.py, its computations, and its EGD daemon."""
+"""A short run of bench/many.py, its sums, and its EGD daemon."""
 
 import importlib
 import json
@@ -17,10 +17,6 @@ from testlib.programs import run
 from testlib.results import Failure
 
 BENCH = TOP / 'bench/many.py'
-FACTS = {'boot_bytes': 240, 'idle_bytes_per_s': 4, 'urandom_ns': 80,
-         'daemon_ns_per_byte': 20, 'quota': 1000, 'quota_ns': 50000,
-         'egd_ns': 1000,
-         'memory_kib': {'median': -4, 'greatest': 12, 'pss': 8}}
 
 
 @pytest.fixture(name='bench', scope='module')
@@ -35,12 +31,8 @@ def many(*args):
 
 
 def test_many(tmp_path, bench):
-    page = tmp_path / 'page.md'
-    page.write_text('\n'.join(['before', bench.MARKS[0], 'old',
-                               bench.MARKS[1], 'after', '']))
-    done = many('--guests', '2', '--seconds', '1', '--idle', '1',
-                '--out', tmp_path, '--page', page)
-    assert done.returncode == 0
+    done = many('--guests', '2', '--seconds', '1', '--out', tmp_path)
+    assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / 'many.json').read_text())['results']
     cases = results['cases']
     assert set(cases) == {'none', 'urandom', 'quota', 'egd', 'slow', 'slow8'}
@@ -59,40 +51,7 @@ def test_many(tmp_path, bench):
     assert cases['quota']['failed_calls'] == 0
     # Each call waits.
     assert cases['quota']['cpu_ns_per_call'] > 1000
-    assert 100 < cases['urandom']['memory_kib'][0]['RssAnon'] < 10 ** 6
-    assert 64 <= results['linux']['boot_bytes'] < 10000
-
-    tables = (tmp_path / 'many.md').read_text()
-    assert '2 guests call at once' in tables
-    assert f"1,000 × {results['linux']['boot_bytes']} |" in tables
-    text = page.read_text()
-    assert text.startswith(f'before\n{bench.MARKS[0]}\n\n2 guests call')
-    assert text.endswith(f'\n\n{bench.MARKS[1]}\nafter\n')
-    assert 'old' not in text
-    assert text.split(bench.MARKS[0])[1].split(bench.MARKS[1])[0].strip() in \
-        tables
-
-
-@pytest.mark.parametrize('line', [
-    '| all boot at once | 240,000 bytes | 1,000 × 240 |',
-    '| — from urandom | 2.4 ms of one core | 1,000 × 240 / 8 × 80 ns |',
-    '| — from one EGD daemon | 4.8 ms of its core | 1,000 × 240 × 20 ns |',
-    '| all idle | 4,000 bytes/s | 1,000 × 4 bytes/s |',
-    '| memory of all devices, at most | 12 MiB | 1,000 × 12 KiB |',
-    '| one EGD daemon, no quota: each guest gets, at most | 50,000 bytes/s '
-    '| 1 / 20 ns / 1,000 |',
-    '| — which keeps busy, of the guests | 6.2 cores | 50,000,000 bytes/s / 8 '
-    '× 1,000 ns |',
-    '| — which keeps busy | 6.2 cores | × 50,000 ns |',
-    '| — with this quota, one core | 160 bytes/s | 8 bytes / 50,000 ns / '
-    '1,000 |',
-    '| 10,000 bytes/s | 10 bytes/s | 40 % | 24 s | 26 s, times out | 0.8 s | '
-    'max-bytes=10,period=1000 | 4000 |',
-    '| 1,000,000 bytes/s | 1,000 bytes/s | 0.4 % | 0.24 s | 0.26 s | 0.008 s '
-    '| max-bytes=1000,period=1000 | 1000 |',
-])
-def test_thousand(bench, line):
-    assert line in bench.extrapolate.lines_of(FACTS)
+    assert '2 guests call at once' in (tmp_path / 'many.md').read_text()
 
 
 @pytest.fixture
@@ -197,28 +156,3 @@ def test_slow_daemon(bench, tmp_path):
         # 5 requests of this client and as many of the other one, 50 ms each
         assert time.monotonic() - start >= 0.4
         assert len(greedy.recv(asked, socket.MSG_DONTWAIT)) < asked
-
-
-@pytest.mark.parametrize('args, message', [
-    (['--guests', '1'], '--guests: use 2 to 500'),
-    (['--seconds', '0'], '--seconds: use 1 or more'),
-    (['--idle', '0'], '--idle: use 1 or more'),
-    (['--page', '/nonexistent'], "--page: [Errno 2] No such file"),
-    (['--page', '/dev/null'], '--page: /dev/null has no "<!-- bench/many'),
-])
-def test_bad_arguments(tmp_path, args, message):
-    done = many(*args, '--out', tmp_path)
-    assert done.returncode != 0
-    assert message in done.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_page(bench):
-    """The page has both marks once, with the tables of the last result."""
-    text = (TOP / 'docs/many-guests.md').read_text()
-    assert 0 <= text.find(bench.MARKS[0]) < text.find(bench.MARKS[1])
-    assert text.count(bench.MARKS[0]) == text.count(bench.MARKS[1]) == 1
-    measured = TOP / 'bench/results/many.md'
-    if measured.exists():
-        assert text.split(bench.MARKS[0])[1].split(bench.MARKS[1])[0].strip() \
-            in measured.read_text()
