@@ -4,21 +4,30 @@
 The checks run the files of docs/examples/: see testlib/examples.py.
 """
 
+import os
 import re
 import shlex
+import subprocess
 
 import pytest
 from qemu.qmp import ExecuteError
 
 from testlib.bare_metal import Guest, word
-from testlib.examples import (BINARY, EXAMPLES, NO_HOTPLUG, SOURCE,
-                              check_console, linux_properties, make_source,
+from testlib.examples import (BINARY, EXAMPLES, JOB, NO_HOTPLUG, SOURCE,
+                              check_words, linux_properties, make_source,
                               replaced, succeed)
-from testlib.limits import HANG
+from testlib.limits import HANG, until
 from testlib.machine import DEVICE, TCG
 
 CONFIG = EXAMPLES / 'spapr-rng.cfg'
 UNIT = EXAMPLES / 'pseries@.service'
+
+# The kernel runs poweroff_cmd when QEMU presses the power button.
+UNTIL_POWER_OFF = '''
+echo '/bin/poweroff -f' >/proc/sys/kernel/poweroff_cmd
+echo '--- ready'
+sleep 1000
+'''
 
 
 @pytest.fixture
@@ -28,14 +37,8 @@ def source(tmp_path):
 
 
 @pytest.fixture
-def binary(out):
-    return (out / 'native/qemu-system-ppc64').resolve()
-
-
-@pytest.fixture
-def linux(tmp_path):
-    """The machine properties that boot Linux with the job."""
-    return linux_properties(tmp_path)
+def binary(installed):
+    return installed / 'bin/qemu-system-ppc64'
 
 
 def refused(vm, command, **arguments):
@@ -48,10 +51,11 @@ def refused(vm, command, **arguments):
 # -readconfig and systemd
 
 @pytest.fixture
-def unit(source, binary, linux):
+def unit(source, binary):
     """The example unit, edited to run a guest named linux on this host."""
     directory = source.parent
-    options = {'type': 'pseries', 'accel': 'tcg', **linux}
+    options = {'type': 'pseries', 'accel': 'tcg',
+               **linux_properties(directory, JOB + UNTIL_POWER_OFF)}
     (directory / 'linux.cfg').write_text(TCG.read_text() + '\n'.join([
         *(f'  {name} = "{value}"' for name, value in options.items()),
         '[memory]', '  size = "1G"', '']))
@@ -69,12 +73,30 @@ def test_unit_is_valid(unit):
     assert said == ''
 
 
-def test_unit_runs(unit):
-    """The unit's command boots Linux, which gets words of the source."""
-    text = unit.read_text().replace('\\\n', ' ').replace('%i', 'linux')
-    command = re.search('^ExecStart=(.*)', text, re.M)[1]
-    said = succeed(*shlex.split(command), '-L', '/usr/share/qemu', timeout=HANG)
-    check_console(said)
+def test_unit_runs(unit, tmp_path):
+    """ExecStart boots Linux, which gets words of the source; ExecStop ends it.
+
+    systemd would take the lines apart in the same way.
+    """
+    text = replaced(unit.read_text().replace('\\\n', ' '),
+                    {'%i': 'linux', '%t': tmp_path})
+    start, stop = (shlex.split(line) for line in
+                   re.findall('^Exec(?:Start|Stop)=(.*)', text, re.M))
+    (tmp_path / 'qemu-linux').mkdir()
+    console = tmp_path / 'console'
+    with open(console, 'wb') as log, subprocess.Popen(
+            [*start, '-L', '/usr/share/qemu'], stdin=subprocess.DEVNULL,
+            stdout=log, stderr=log) as qemu:
+        try:
+            until(lambda: b'--- ready' in console.read_bytes() or
+                  qemu.poll() is not None)
+            with subprocess.Popen(stop, env={
+                    **os.environ, 'MAINPID': str(qemu.pid)}) as stopper:
+                assert qemu.wait(HANG) == 0
+                assert stopper.wait(HANG) == 0
+        finally:
+            qemu.kill()
+    check_words(console.read_text(errors='replace').splitlines())
 
 
 # QMP

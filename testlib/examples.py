@@ -48,10 +48,10 @@ def make_source(directory):
     return path
 
 
-def linux_properties(directory):
+def linux_properties(directory, job=JOB):
     """The machine properties that boot Linux with the job."""
     return {'x-vof': 'on', 'kernel': str(GUESTS / 'linux-6.1/vmlinux'),
-            'initrd': str(initrd_with_job('6.1', directory, JOB)),
+            'initrd': str(initrd_with_job('6.1', directory, job)),
             'append': 'console=hvc0 loglevel=1'}
 
 
