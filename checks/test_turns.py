@@ -19,7 +19,7 @@ from testlib.machine import URANDOM, statistic
 CPUS = 4
 THREADS = ['multi', 'single']
 TRACE = ['-trace', 'spapr_rng_wait_begin', '-trace', 'spapr_rng_call',
-         '-trace', 'spapr_hcall_retry_pass_over']
+         '-trace', 'spapr_hcall_wait_give_up']
 
 
 class SlowDaemon(EgdDaemon):
@@ -100,11 +100,11 @@ def in_turn(log):
     """
     line, away, free = [], set(), 0
     for event, cpu in re.findall(
-            r'^spapr_(?:rng|hcall_retry)_(\w+) cpu (\d+)', log, re.M):
+            r'^spapr_(?:rng|hcall_wait)_(\w+) cpu (\d+)', log, re.M):
         if event == 'wait_begin':
             free += not line
             line.append(cpu)
-        elif event == 'pass_over':
+        elif event == 'give_up':
             away.add(cpu)
             free += 1
         else:

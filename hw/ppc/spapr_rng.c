@@ -17,7 +17,7 @@
 #include "qemu/module.h"
 #include "qemu/timer.h"
 #include "hw/ppc/spapr.h"
-#include "hw/ppc/spapr_hcall_retry.h"
+#include "hw/ppc/spapr_hcall_wait.h"
 #include "hw/ppc/spapr_rng.h"
 #include "hw/qdev-properties.h"
 #include "kvm_ppc.h"
@@ -77,99 +77,84 @@ static bool quota_allows(SpaprRng *s)
 
 /* The hypercall */
 
-/* Let the first call that waits try again. */
+/* Let a call that waits try again. */
 static void spapr_rng_wake(void *opaque)
 {
     SpaprRng *s = opaque;
 
-    spapr_hcall_retry_wake(&s->queue);
+    spapr_hcall_queue_wake_one(&s->queue);
 }
 
-/*
- * How many calls can be answered now. With a quota, vCPUs are woken each
- * QUOTA_WAKE_NS: this limits a turn to the words of that time.
- */
-static unsigned words_on_hand(SpaprRng *s)
-{
-    uint64_t words = spapr_rng_pool_level(&s->pool) / WORD_SIZE;
-
-    return quota_is_set(s) ? MIN(words, QUOTA_WAKE_NS / quota_word_ns(s)) :
-                             words;
-}
-
-/* End the wait, if any, of a call that is about to be answered. */
+/* End the wait, if any, of a vCPU whose call is about to be answered. */
 static void wait_end(SpaprRng *s, PowerPCCPU *cpu)
 {
-    int64_t age = spapr_hcall_retry_end(&s->queue, cpu, words_on_hand(s));
+    int64_t age = spapr_hcall_waited_ns(&s->queue, cpu);
 
     if (age) {
         trace_spapr_rng_wait_end(CPU(cpu)->cpu_index, age);
+        spapr_hcall_wait_end(cpu);
     }
 }
 
-/* How many more milliseconds a call of that age may wait */
-static int64_t wait_left_ms(SpaprRng *s, int64_t age)
+/* How many more milliseconds a call may wait that has waited for @ns */
+static int64_t wait_left_ms(SpaprRng *s, int64_t ns)
 {
     if (!s->timeout || replay_mode != REPLAY_MODE_NONE) {
         return INT64_MAX;
     }
-    return s->timeout - age / SCALE_MS;
+    return s->timeout - ns / SCALE_MS;
 }
 
-/*
- * The call waits for the quota or for bytes. Without @turn, it waits for the
- * calls before it, and so for the same reason as these.
- */
-static target_ulong h_random_wait(SpaprRng *s, PowerPCCPU *cpu,
-                                  target_ulong opcode, bool turn)
+static target_ulong h_random_fail(SpaprRng *s, PowerPCCPU *cpu)
 {
-    bool over_quota = !quota_allows(s) ||
-                      (quota_is_set(s) && !spapr_rng_pool_starves(&s->pool));
-    bool needs_bytes = turn && !over_quota;
-    int64_t age = spapr_hcall_retry_age(&s->queue, cpu);
-    int64_t left_ms = wait_left_ms(s, age);
-
-    /* If other calls got words in this time, the source is slow, not dry. */
-    s->pool.dry |= needs_bytes && left_ms <= 0 &&
-                   s->word_at < cpu_get_clock() - age;
-    if (left_ms <= 0 || (needs_bytes && s->pool.dry)) {
-        wait_end(s, cpu);
-        s->calls++;
-        s->timeouts++;
-        if (s->pool.dry) {
-            rng_backend_trouble(s->rng, RNG_SILENT, "no word in %" PRIu32
-                                " ms; H_RANDOM fails until there is one",
-                                s->timeout);
-        }
-        trace_spapr_rng_timeout(CPU(cpu)->cpu_index);
-        return H_HARDWARE;
+    if (wait_left_ms(s, spapr_rng_pool_dry_ns(&s->pool)) <= 0) {
+        rng_backend_trouble(s->rng, RNG_SILENT, "no word in %" PRIu32
+                            " ms; H_RANDOM fails until there is one",
+                            s->timeout);
     }
+    wait_end(s, cpu);
+    s->calls++;
+    s->timeouts++;
+    trace_spapr_rng_timeout(CPU(cpu)->cpu_index);
+    return H_HARDWARE;
+}
 
+/* The call waits for the quota or for bytes. */
+static target_ulong h_random_wait(SpaprRng *s, PowerPCCPU *cpu,
+                                  target_ulong opcode, bool over_quota)
+{
+    int64_t age = spapr_hcall_waited_ns(&s->queue, cpu);
+    int64_t dry = spapr_rng_pool_dry_ns(&s->pool);
+    int64_t left_ms = wait_left_ms(s, MAX(age, dry));
+
+    if (left_ms <= 0) {
+        return h_random_fail(s, cpu);
+    }
     if (!age) {
         s->throttled += over_quota;
         trace_spapr_rng_wait_begin(CPU(cpu)->cpu_index,
                                    over_quota ? "quota" : "backend");
     }
-    return spapr_hcall_retry(&s->queue, cpu, opcode, left_ms);
+    return spapr_hcall_wait(&s->queue, cpu, opcode, left_ms);
 }
 
 static target_ulong h_random(PowerPCCPU *cpu, SpaprMachineState *spapr,
                              target_ulong opcode, target_ulong *args)
 {
     SpaprRng *s = spapr->rng;
-    bool any_waits = !spapr_hcall_queue_is_empty(&s->queue);
-    bool turn = likely(!any_waits) || spapr_hcall_retry_turn(&s->queue, cpu);
-
     /* Bytes come while the call waits for the quota, not afterwards. */
-    if (!turn || !spapr_rng_pool_has_word(&s->pool) || !quota_allows(s)) {
-        return h_random_wait(s, cpu, opcode, turn);
+    bool has_word = spapr_rng_pool_has_word(&s->pool);
+    bool over_quota = !quota_allows(s);
+
+    if (!has_word || over_quota ||
+        unlikely(spapr_hcall_holds_back(&s->queue, cpu))) {
+        return h_random_wait(s, cpu, opcode, over_quota);
     }
 
     if (unlikely(quota_is_set(s))) {
         s->word_due += quota_word_ns(s);
     }
-    if (unlikely(any_waits)) {
-        s->word_at = cpu_get_clock();
+    if (unlikely(!spapr_hcall_queue_is_empty(&s->queue))) {
         wait_end(s, cpu);
     }
     s->calls++;
@@ -407,7 +392,7 @@ static void spapr_rng_replace_source(const Object *obj, const char *name,
     } else {
         trace_spapr_rng_replace(object_get_canonical_path_component(source));
         spapr_rng_pool_set_backend(&s->pool, RNG_BACKEND(source));
-        spapr_hcall_retry_wake(&s->queue);
+        spapr_hcall_queue_wake_one(&s->queue);
     }
 }
 
@@ -430,10 +415,7 @@ static void spapr_rng_unrealize(DeviceState *dev)
 
 static void spapr_rng_reset_hold(Object *obj, ResetType type)
 {
-    SpaprRng *s = SPAPR_RNG(obj);
-
-    spapr_rng_pool_drop(&s->pool);
-    s->word_at = 0;
+    spapr_rng_pool_drop(&SPAPR_RNG(obj)->pool);
 }
 
 static const Property spapr_rng_properties[] = {

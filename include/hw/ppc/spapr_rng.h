@@ -7,7 +7,7 @@
 #ifndef HW_PPC_SPAPR_RNG_H
 #define HW_PPC_SPAPR_RNG_H
 
-#include "hw/ppc/spapr_hcall_retry.h"
+#include "hw/ppc/spapr_hcall_wait.h"
 #include "hw/ppc/spapr_rng_pool.h"
 #include "hw/qdev-core.h"
 #include "qom/object.h"
@@ -29,9 +29,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(SpaprRng, SPAPR_RNG)
  *             SPAPR_RNG_NO_QUOTA: no limit
  * @period: the time in which the guest gets @max_bytes, in milliseconds
  * @pool: bytes on their way to the guest
- * @queue: the calls that wait for bytes or for the quota
- * @word_at: when a call last got a word while calls waited, in ns of
- *           cpu_get_clock()
+ * @queue: the vCPUs that wait for bytes or for the quota
  * @word_due: when the quota allows the next word, in ns of QEMU_CLOCK_VIRTUAL
  * @quota_timer: wakes the call that waits for @word_due
  * @calls: calls that were answered, with a number or with H_HARDWARE
@@ -53,7 +51,6 @@ struct SpaprRng {
 
     SpaprRngPool pool;
     SpaprHcallQueue queue;
-    int64_t word_at;
 
     int64_t word_due;
     QEMUTimer *quota_timer;

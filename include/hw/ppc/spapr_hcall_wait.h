@@ -1,0 +1,162 @@
+/*
+ * sPAPR hypercalls that have to wait for their answer
+ *
+ * A handler that has no answer yet defers its hypercall: the vCPU sleeps for a
+ * few milliseconds and then executes the "sc" instruction again, until the
+ * handler has an answer. Between two tries, the vCPU passes through its
+ * execution loop, where it takes interrupts and obeys stop, quit, reset,
+ * migration and exclusive sections of other vCPUs. A deferred hypercall needs
+ * no state in the migration stream: "sc" is the next instruction of a vCPU that
+ * is saved.
+ *
+ * A handler that has an answer gives it to any vCPU that asks. The queue only
+ * decides whom to wake: the vCPU that has waited longest.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef HW_PPC_SPAPR_HCALL_WAIT_H
+#define HW_PPC_SPAPR_HCALL_WAIT_H
+
+#include "qemu/queue.h"
+#include "target/ppc/cpu.h"
+
+typedef struct SpaprHcallWait SpaprHcallWait;
+
+/**
+ * struct SpaprHcallQueue - vCPUs that wait for the same event
+ * @vcpus: the waits of the vCPUs, the oldest first
+ * @held_until: until when the vCPU that was woken last goes before vCPUs that
+ *              were not woken, in ns of cpu_get_clock()
+ * @waits: how many waits have begun so far
+ * @wait_ns: how long vCPUs have waited so far, in ns; a vCPU that still waits
+ *           counts up to its last try
+ *
+ * The user of this facility owns the queue. The BQL protects all fields.
+ */
+typedef struct SpaprHcallQueue {
+    QTAILQ_HEAD(, SpaprHcallWait) vcpus;
+    int64_t held_until;
+    uint64_t waits;
+    uint64_t wait_ns;
+} SpaprHcallQueue;
+
+/**
+ * struct SpaprHcallWait - the wait of a vCPU
+ * @cs: the vCPU
+ * @queue: where the vCPU waits; NULL: it does not wait
+ * @nip: the address of the "sc" instruction that the vCPU repeats
+ * @since: when the wait began, in ns of cpu_get_clock()
+ * @seen: when the hypercall was tried last, in ns of cpu_get_clock()
+ * @woken: the vCPU was woken to try again, and has not tried since
+ * @halted: the vCPU is halted because it waits: see set_halted()
+ *
+ * An interrupt handler may make the same hypercall while the one that it
+ * interrupted waits. Both belong to one wait, which ends with the first answer.
+ */
+struct SpaprHcallWait {
+    CPUState *cs;
+    SpaprHcallQueue *queue;
+    target_ulong nip;
+    int64_t since;
+    int64_t seen;
+    bool woken;
+    bool halted;
+    QTAILQ_ENTRY(SpaprHcallWait) next;
+};
+
+/*
+ * All functions need the BQL. A function that takes a vCPU runs in the thread
+ * of that vCPU, unless stated otherwise.
+ */
+
+/**
+ * spapr_hcall_queue_init:
+ * @queue: the queue to initialize
+ */
+void spapr_hcall_queue_init(SpaprHcallQueue *queue);
+
+/**
+ * spapr_hcall_queue_wake_one:
+ * @queue: a queue whose vCPUs wait for something that there may be now
+ *
+ * Wake the first vCPU that was not woken since its last try. May be called from
+ * any thread that holds the BQL.
+ */
+void spapr_hcall_queue_wake_one(SpaprHcallQueue *queue);
+
+/**
+ * spapr_hcall_queue_drain:
+ * @queue: a queue whose vCPUs need not wait any more
+ *
+ * Empty @queue and wake its vCPUs, which make their hypercalls again. May be
+ * called from any thread that holds the BQL.
+ */
+void spapr_hcall_queue_drain(SpaprHcallQueue *queue);
+
+/**
+ * spapr_hcall_queue_is_empty:
+ * @queue: the queue to look at
+ *
+ * Returns: whether no vCPU waits in @queue
+ */
+static inline bool spapr_hcall_queue_is_empty(SpaprHcallQueue *queue)
+{
+    return QTAILQ_EMPTY(&queue->vcpus);
+}
+
+/**
+ * spapr_hcall_holds_back:
+ * @queue: where the vCPU may wait
+ * @cpu: the vCPU that makes the hypercall
+ *
+ * A vCPU that waits may try just before the first one, which was or is woken. A
+ * handler may defer such a try even if it has an answer, so that vCPUs that
+ * wait are answered in order. A vCPU that does not come within 20 ms, because
+ * it runs other code, loses its turn.
+ *
+ * Returns: whether the try of @cpu is such a try
+ */
+bool spapr_hcall_holds_back(SpaprHcallQueue *queue, PowerPCCPU *cpu);
+
+/**
+ * spapr_hcall_waited_ns:
+ * @queue: where the vCPU may wait
+ * @cpu: the vCPU that makes the hypercall
+ *
+ * A wait without a try for a second was given up by the guest, and is over.
+ *
+ * Returns: for how many ns of cpu_get_clock() @cpu has waited in @queue; 0 if
+ * it does not
+ */
+int64_t spapr_hcall_waited_ns(SpaprHcallQueue *queue, PowerPCCPU *cpu);
+
+/**
+ * spapr_hcall_wait:
+ * @queue: where the vCPU is to wait
+ * @cpu: the vCPU that makes the hypercall
+ * @opcode: the hypercall's number
+ * @max_ms: the longest sleep in ms, at least 1; the vCPU sleeps 20 ms at most,
+ *          1 ms if KVM may have an interrupt for it, and less if it has work
+ *          to do
+ *
+ * Defer a hypercall: append @cpu to @queue if it does not wait yet, release the
+ * BQL and sleep, then let the vCPU execute the hypercall again.
+ *
+ * Returns: what the handler of the hypercall has to return
+ */
+target_ulong spapr_hcall_wait(SpaprHcallQueue *queue, PowerPCCPU *cpu,
+                               target_ulong opcode, int64_t max_ms);
+
+/**
+ * spapr_hcall_wait_end:
+ * @cpu: a vCPU whose hypercall is answered, or which cedes, joins, stops
+ *       itself, is started, reset or removed
+ *
+ * If @cpu waits, end its wait and wake the next vCPU, for which there may be an
+ * answer, too. May be called from any thread that holds the BQL while @cpu does
+ * not run.
+ */
+void spapr_hcall_wait_end(PowerPCCPU *cpu);
+
+#endif /* HW_PPC_SPAPR_HCALL_WAIT_H */
