@@ -12,6 +12,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/main-loop.h"
+#include "qemu/timer.h"
 #include "hw/ppc/spapr_cpu_core.h"
 #include "hw/ppc/spapr_hcall_wait.h"
 #include "system/cpu-timers.h"
@@ -37,10 +38,9 @@
 #define SLICE_KVM_MS 1
 
 /*
- * A wait without a try for so long was given up: the guest has moved its task to
- * another vCPU, or runs another kernel. A vCPU that shares its thread with busy
- * ones may come back only after seconds. Not so with KVM, which answers H_CEDE:
- * QEMU does not see whether the vCPU was idle since.
+ * A wait without a try for so long was given up: the guest runs the task on
+ * another vCPU, or another kernel. A vCPU that shares its thread with busy ones
+ * may need seconds to come back; with KVM, none does, but QEMU sees no H_CEDE.
  */
 #define GIVEN_UP_NS (10 * NANOSECONDS_PER_SECOND)
 #define GIVEN_UP_KVM_NS NANOSECONDS_PER_SECOND
@@ -172,7 +172,7 @@ void spapr_hcall_queue_wake_one(SpaprHcallQueue *queue)
     QTAILQ_FOREACH(wait, &queue->vcpus, next) {
         if (!wait->woken) {
             wait->woken = true;
-            queue->held_until = cpu_get_clock() + SLICE_MS * SCALE_MS;
+            queue->held_until = get_clock() + SLICE_MS * SCALE_MS;
             qemu_cpu_kick(wait->cs);
             return;
         }
@@ -202,7 +202,7 @@ bool spapr_hcall_holds_back(SpaprHcallQueue *queue, PowerPCCPU *cpu)
     if (!first->woken) {
         spapr_hcall_queue_wake_one(queue);
     }
-    return cpu_get_clock() < queue->held_until;
+    return get_clock() < queue->held_until;
 }
 
 int64_t spapr_hcall_waited_ns(SpaprHcallQueue *queue, PowerPCCPU *cpu)
@@ -224,7 +224,7 @@ int64_t spapr_hcall_waited_ns(SpaprHcallQueue *queue, PowerPCCPU *cpu)
 }
 
 target_ulong spapr_hcall_wait(SpaprHcallQueue *queue, PowerPCCPU *cpu,
-                               target_ulong opcode, int64_t max_ms)
+                              target_ulong opcode, int64_t max_ms)
 {
     CPUState *cs = CPU(cpu);
     SpaprHcallWait *wait = wait_of(cs);

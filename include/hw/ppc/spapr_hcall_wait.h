@@ -27,7 +27,7 @@ typedef struct SpaprHcallWait SpaprHcallWait;
  * struct SpaprHcallQueue - vCPUs that wait for the same event
  * @vcpus: the waits of the vCPUs, the oldest first
  * @held_until: until when the vCPU that was woken last goes before vCPUs that
- *              were not woken, in ns of cpu_get_clock()
+ *              were not woken, in ns of get_clock()
  * @waits: how many waits have begun so far
  * @wait_ns: how long vCPUs have waited so far, in ns; a vCPU that still waits
  *           counts up to its last try
@@ -110,12 +110,12 @@ static inline bool spapr_hcall_queue_is_empty(SpaprHcallQueue *queue)
  * @queue: where the vCPU may wait
  * @cpu: the vCPU that makes the hypercall
  *
- * A vCPU that waits may try just before the first one, which was or is woken. A
- * handler may defer such a try even if it has an answer, so that vCPUs that
- * wait are answered in order. A vCPU that does not come within 20 ms, because
- * it runs other code, loses its turn.
+ * A vCPU that waits may happen to try just before the one that was woken. If
+ * the handler then waits, too, although it has an answer, vCPUs are answered in
+ * the order of their waits. A vCPU that does not come within 20 ms of being
+ * woken, because it runs other code, loses its turn. May wake the first vCPU.
  *
- * Returns: whether the try of @cpu is such a try
+ * Returns: whether @cpu should leave the answer to a vCPU that was woken
  */
 bool spapr_hcall_holds_back(SpaprHcallQueue *queue, PowerPCCPU *cpu);
 
@@ -124,7 +124,8 @@ bool spapr_hcall_holds_back(SpaprHcallQueue *queue, PowerPCCPU *cpu);
  * @queue: where the vCPU may wait
  * @cpu: the vCPU that makes the hypercall
  *
- * A wait without a try for a second was given up by the guest, and is over.
+ * If the last try was 10 s ago (1 s with KVM), the guest had given up the wait.
+ * This function then ends it.
  *
  * Returns: for how many ns of cpu_get_clock() @cpu has waited in @queue; 0 if
  * it does not
@@ -146,7 +147,7 @@ int64_t spapr_hcall_waited_ns(SpaprHcallQueue *queue, PowerPCCPU *cpu);
  * Returns: what the handler of the hypercall has to return
  */
 target_ulong spapr_hcall_wait(SpaprHcallQueue *queue, PowerPCCPU *cpu,
-                               target_ulong opcode, int64_t max_ms);
+                              target_ulong opcode, int64_t max_ms);
 
 /**
  * spapr_hcall_wait_end:
