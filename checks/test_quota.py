@@ -55,6 +55,26 @@ def test_rate(guest, capsys, max_bytes, period, seconds, cpus, way):
     vm.quit()
 
 
+@pytest.mark.parametrize('cpus', [4, 16, 32])
+def test_many_vcpus(guest, cpus):
+    """
+    However many vCPUs call, together they get most of their quota.
+
+    If they got their words strictly in turn, 32 would get a tenth of it.
+    """
+    vm = guest(URANDOM, **quota(1000000, 1000), cpus=cpus)
+    vm.call(FOR_EVER, record=False)
+
+    def rate():
+        start, before = time.monotonic(), statistic(vm, 'bytes')
+        time.sleep(1)
+        return (statistic(vm, 'bytes') - before) / (time.monotonic() - start)
+
+    # A busy host may need more than one try.
+    until(lambda: rate() >= 0.8 * 1000000)
+    vm.quit()
+
+
 def test_rate_without_a_host(guest):
     """
     With a clock that load cannot disturb, the rate is the limit within 1 %.
