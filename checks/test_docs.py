@@ -4,7 +4,6 @@
 import re
 import textwrap
 
-from test_statistics import NAMES
 from testlib import TOP
 from testlib.programs import run
 
@@ -40,7 +39,6 @@ def test_manual(out):
                   'spapr-rng,help').stdout
     names = re.findall(r'^  ([a-z-]+)=<', options, re.M)
     assert {'rng', 'use-kvm', 'timeout', 'pool-size'} <= {*names}
-    names += ['in-kernel', *NAMES]
     assert [name for name in names
             if f'<span class="pre">{name}</span>' not in page] == []
 

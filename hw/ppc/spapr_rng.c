@@ -13,6 +13,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qapi/visitor.h"
 #include "qemu/error-report.h"
 #include "qemu/module.h"
 #include "qemu/timer.h"
@@ -29,55 +30,9 @@
 
 #define WORD_SIZE SPAPR_RNG_WORD_SIZE
 
-/* How much of its quota a guest can save up */
-#define QUOTA_BURST_NS (50 * SCALE_MS)
-
-/* How often a guest that waits for its quota is woken */
-#define QUOTA_WAKE_NS SCALE_MS
-
-/* Quota: max-bytes in each period, word by word */
-
-static bool quota_is_set(SpaprRng *s)
-{
-    return s->max_bytes != SPAPR_RNG_NO_QUOTA;
-}
-
-/* The time between two words of a guest that uses up its quota */
-static int64_t quota_word_ns(SpaprRng *s)
-{
-    return DIV_ROUND_UP((int64_t)s->period * SCALE_MS * WORD_SIZE,
-                        s->max_bytes);
-}
-
-/*
- * Whether the quota allows a word now. A word is due quota_word_ns() after the
- * previous word was due, not after it was taken: so a vCPU that wakes up late
- * does not lower the rate. A guest loses words that it does not take for
- * QUOTA_BURST_NS.
- */
-static bool quota_allows(SpaprRng *s)
-{
-    int64_t now;
-
-    if (likely(!quota_is_set(s))) {
-        return true;
-    }
-
-    /* "loadvm" can set the clock back. */
-    now = qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL);
-    s->word_due = MIN(s->word_due, now + quota_word_ns(s));
-    s->word_due = MAX(s->word_due, now - QUOTA_BURST_NS);
-    if (s->word_due <= now) {
-        return true;
-    }
-    timer_mod_anticipate_ns(s->quota_timer,
-                            MAX(s->word_due, now + QUOTA_WAKE_NS));
-    return false;
-}
-
 /* The hypercall */
 
-/* Let a call that waits try again. */
+/* There may be a word now. */
 static void spapr_rng_wake(void *opaque)
 {
     SpaprRng *s = opaque;
@@ -86,17 +41,17 @@ static void spapr_rng_wake(void *opaque)
 }
 
 /* End the wait, if any, of a vCPU whose call is about to be answered. */
-static void wait_end(SpaprRng *s, PowerPCCPU *cpu)
+static void h_random_end_wait(SpaprRng *s, PowerPCCPU *cpu)
 {
-    int64_t age = spapr_hcall_waited_ns(&s->queue, cpu);
+    int64_t waited = spapr_hcall_waited_ns(&s->queue, cpu);
 
-    if (age) {
-        trace_spapr_rng_wait_end(CPU(cpu)->cpu_index, age);
+    if (waited) {
+        trace_spapr_rng_wait_end(CPU(cpu)->cpu_index, waited);
         spapr_hcall_wait_end(cpu);
     }
 }
 
-/* How many more milliseconds a call may wait that has waited for @ns */
+/* How many more milliseconds may be waited after @ns */
 static int64_t wait_left_ms(SpaprRng *s, int64_t ns)
 {
     if (!s->timeout || replay_mode != REPLAY_MODE_NONE) {
@@ -112,25 +67,29 @@ static target_ulong h_random_fail(SpaprRng *s, PowerPCCPU *cpu)
                             " ms; H_RANDOM fails until there is one",
                             s->timeout);
     }
-    wait_end(s, cpu);
+    h_random_end_wait(s, cpu);
     s->calls++;
     s->timeouts++;
     trace_spapr_rng_timeout(CPU(cpu)->cpu_index);
     return H_HARDWARE;
 }
 
-/* The call waits for the quota or for bytes. */
+/*
+ * A call waits for the quota or for bytes. It fails if it has waited for the
+ * timeout, and also if the source has given nothing for so long: calls to a
+ * dead source fail at once, those to a slow one need not.
+ */
 static target_ulong h_random_wait(SpaprRng *s, PowerPCCPU *cpu,
                                   target_ulong opcode, bool over_quota)
 {
-    int64_t age = spapr_hcall_waited_ns(&s->queue, cpu);
+    int64_t waited = spapr_hcall_waited_ns(&s->queue, cpu);
     int64_t dry = spapr_rng_pool_dry_ns(&s->pool);
-    int64_t left_ms = wait_left_ms(s, MAX(age, dry));
+    int64_t left_ms = wait_left_ms(s, MAX(waited, dry));
 
     if (left_ms <= 0) {
         return h_random_fail(s, cpu);
     }
-    if (!age) {
+    if (!waited) {
         s->throttled += over_quota;
         trace_spapr_rng_wait_begin(CPU(cpu)->cpu_index,
                                    over_quota ? "quota" : "backend");
@@ -142,20 +101,22 @@ static target_ulong h_random(PowerPCCPU *cpu, SpaprMachineState *spapr,
                              target_ulong opcode, target_ulong *args)
 {
     SpaprRng *s = spapr->rng;
+    bool any_wait = unlikely(!spapr_hcall_queue_is_empty(&s->queue));
+    bool with_quota = spapr_rng_quota_is_set(&s->quota);
     /* Bytes come while the call waits for the quota, not afterwards. */
     bool has_word = spapr_rng_pool_has_word(&s->pool);
-    bool over_quota = !quota_allows(s);
+    bool over_quota = with_quota && !spapr_rng_quota_word_is_due(&s->quota);
 
     if (!has_word || over_quota ||
-        unlikely(spapr_hcall_holds_back(&s->queue, cpu))) {
+        (any_wait && spapr_hcall_holds_back(&s->queue, cpu))) {
         return h_random_wait(s, cpu, opcode, over_quota);
     }
 
-    if (unlikely(quota_is_set(s))) {
-        s->word_due += quota_word_ns(s);
+    if (with_quota) {
+        spapr_rng_quota_use_word(&s->quota);
     }
-    if (unlikely(!spapr_hcall_queue_is_empty(&s->queue))) {
-        wait_end(s, cpu);
+    if (any_wait) {
+        h_random_end_wait(s, cpu);
     }
     s->calls++;
     s->bytes += WORD_SIZE;
@@ -164,7 +125,7 @@ static target_ulong h_random(PowerPCCPU *cpu, SpaprMachineState *spapr,
     return H_SUCCESS;
 }
 
-/* Statistics: read-only properties, which realize adds */
+/* Statistics: read-only properties */
 
 typedef struct SpaprRngStat {
     const char *name;
@@ -184,84 +145,36 @@ static const SpaprRngStat spapr_rng_stats[] = {
       offsetof(SpaprRng, throttled) },
 };
 
+static void spapr_rng_get_stat(Object *obj, Visitor *v, const char *name,
+                               void *opaque, Error **errp)
+{
+    const SpaprRngStat *stat = opaque;
+
+    visit_type_uint64(v, name, (void *)obj + stat->offset, errp);
+}
+
 static bool spapr_rng_get_in_kernel(Object *obj, Error **errp)
 {
     return SPAPR_RNG(obj)->in_kernel;
 }
 
-static void spapr_rng_add_stats(SpaprRng *s)
+static void spapr_rng_class_add_stats(ObjectClass *oc)
 {
-    Object *obj = OBJECT(s);
-
-    if (object_property_find(obj, "in-kernel")) {
-        return; /* realized again */
-    }
     for (int i = 0; i < ARRAY_SIZE(spapr_rng_stats); i++) {
         const SpaprRngStat *stat = &spapr_rng_stats[i];
 
-        object_property_add_uint64_ptr(obj, stat->name,
-                                       (void *)s + stat->offset,
-                                       OBJ_PROP_FLAG_READ);
-        object_property_set_description(obj, stat->name, stat->description);
+        object_class_property_add(oc, stat->name, "uint64", spapr_rng_get_stat,
+                                  NULL, NULL, (void *)stat);
+        object_class_property_set_description(oc, stat->name,
+                                              stat->description);
     }
-    object_property_add_bool(obj, "in-kernel", spapr_rng_get_in_kernel, NULL);
-    object_property_set_description(obj, "in-kernel",
-                                    "whether KVM answers H_RANDOM");
+    object_class_property_add_bool(oc, "in-kernel", spapr_rng_get_in_kernel,
+                                   NULL);
+    object_class_property_set_description(oc, "in-kernel",
+                                          "whether KVM answers H_RANDOM");
 }
 
 /* Options */
-
-/* A call that waits only for the quota must not time out. */
-static bool spapr_rng_check_word_interval(SpaprRng *s, Error **errp)
-{
-    ERRP_GUARD();
-    int64_t word_ms = DIV_ROUND_UP(quota_word_ns(s), SCALE_MS);
-
-    if (!quota_is_set(s) || !s->timeout || word_ms <= s->timeout) {
-        return true;
-    }
-    error_setg(errp, "max-bytes=%" PRIu64 " and period=%" PRIu32
-               " give the guest a word each %" PRId64 " ms, but timeout=%"
-               PRIu32 " lets calls wait less", s->max_bytes, s->period, word_ms,
-               s->timeout);
-    error_append_hint(errp, "Use max-bytes=%" PRIu64 " or more, or timeout=%"
-                      PRId64 " or more, or timeout=0 to let calls wait for "
-                      "ever.\n", DIV_ROUND_UP((uint64_t)s->period * WORD_SIZE,
-                                              s->timeout), word_ms);
-    return false;
-}
-
-static bool spapr_rng_check_quota(SpaprRng *s, Error **errp)
-{
-    ERRP_GUARD();
-
-    if (!s->max_bytes || s->max_bytes > INT64_MAX) {
-        error_setg(errp, "max-bytes=%" PRIu64 " is out of range",
-                   s->max_bytes);
-        error_append_hint(errp, "Use 1 to 2^63 - 1 bytes per period, or leave "
-                          "max-bytes out for no limit.\n");
-        return false;
-    }
-    if (!s->period) {
-        error_setg(errp, "period=0 is out of range");
-        error_append_hint(errp, "Use 1 to 2^32 - 1 milliseconds, or leave "
-                          "period out for 65536.\n");
-        return false;
-    }
-    if (quota_is_set(s) && s->use_kvm) {
-        error_setg(errp, "max-bytes and use-kvm=true exclude each other: KVM "
-                   "cannot limit the guest");
-        error_append_hint(errp, "Leave one of them out; to limit the guest, "
-                          "give a backend with rng=ID.\n");
-        return false;
-    }
-    if (quota_is_set(s) && replay_mode != REPLAY_MODE_NONE) {
-        error_setg(errp, "max-bytes does not work with record and replay");
-        error_append_hint(errp, "Leave max-bytes out of both runs.\n");
-        return false;
-    }
-    return spapr_rng_check_word_interval(s, errp);
-}
 
 static bool spapr_rng_check_source(SpaprRng *s, Error **errp)
 {
@@ -270,6 +183,13 @@ static bool spapr_rng_check_source(SpaprRng *s, Error **errp)
     if (s->use_kvm && !kvm_enabled()) {
         error_setg(errp, "use-kvm=true needs the KVM accelerator");
         error_append_hint(errp, "Use -accel kvm, or set use-kvm=false and "
+                          "give a backend with rng=ID.\n");
+        return false;
+    }
+    if (s->use_kvm && spapr_rng_quota_is_set(&s->quota)) {
+        error_setg(errp, "max-bytes and use-kvm=true exclude each other: KVM "
+                   "cannot limit the guest");
+        error_append_hint(errp, "Leave one of them out; to limit the guest, "
                           "give a backend with rng=ID.\n");
         return false;
     }
@@ -341,7 +261,8 @@ static void spapr_rng_realize(DeviceState *dev, Error **errp)
     ERRP_GUARD();
     SpaprRng *s = SPAPR_RNG(dev);
 
-    if (!spapr_rng_check_machine(errp) || !spapr_rng_check_quota(s, errp) ||
+    if (!spapr_rng_check_machine(errp) ||
+        !spapr_rng_quota_check(&s->quota, s->timeout, errp) ||
         !spapr_rng_check_source(s, errp)) {
         return;
     }
@@ -352,26 +273,21 @@ static void spapr_rng_realize(DeviceState *dev, Error **errp)
 
     spapr_hcall_queue_init(&s->queue);
     if (!s->in_kernel) {
-        s->quota_timer = timer_new_ns(QEMU_CLOCK_VIRTUAL,
-                                      spapr_rng_wake, s);
+        s->quota.timer = timer_new_ns(QEMU_CLOCK_VIRTUAL, spapr_rng_wake, s);
         s->pool.backend = s->rng;
         s->pool.ready = spapr_rng_wake;
         s->pool.opaque = s;
         spapr_rng_pool_init(&s->pool);
         spapr_register_hypercall(H_RANDOM, h_random);
     }
-    spapr_rng_add_stats(s);
     SPAPR_MACHINE(qdev_get_machine())->rng = s;
     qemu_register_resettable(OBJECT(dev));
 }
 
-/*
- * Called when the user sets "rng" while the guest runs. Whole words of the old
- * source stay in the pool, and the guest gets them first. QOM sets the link
- * after this function has returned without an error.
- */
-static void spapr_rng_replace_source(const Object *obj, const char *name,
-                                     Object *source, Error **errp)
+/* The "rng" property: a link that may be set while the guest runs */
+
+static void spapr_rng_check_link(const Object *obj, const char *name,
+                                 Object *source, Error **errp)
 {
     ERRP_GUARD();
     SpaprRng *s = SPAPR_RNG(obj);
@@ -389,11 +305,45 @@ static void spapr_rng_replace_source(const Object *obj, const char *name,
     } else if (!source) {
         error_setg(errp, TYPE_SPAPR_RNG " cannot do without a backend");
         error_append_hint(errp, "Set 'rng' to the id of another backend.\n");
-    } else {
-        trace_spapr_rng_replace(object_get_canonical_path_component(source));
-        spapr_rng_pool_set_backend(&s->pool, RNG_BACKEND(source));
+    }
+}
+
+/* How QOM sets a link, which spapr_rng_set_link() wraps */
+static ObjectPropertyAccessor *set_link;
+
+/*
+ * Whole words of the old source stay in the pool, and the guest gets them
+ * first.
+ */
+static void spapr_rng_set_link(Object *obj, Visitor *v, const char *name,
+                               void *opaque, Error **errp)
+{
+    SpaprRng *s = SPAPR_RNG(obj);
+    RngBackend *old = s->rng;
+
+    object_ref(old); /* until the pool has cancelled its request */
+    set_link(obj, v, name, opaque, errp);
+    if (DEVICE(obj)->realized && s->rng != old) {
+        trace_spapr_rng_replace(
+            object_get_canonical_path_component(OBJECT(s->rng)));
+        spapr_rng_pool_set_backend(&s->pool, s->rng);
         spapr_hcall_queue_wake_one(&s->queue);
     }
+    object_unref(old);
+}
+
+static void spapr_rng_class_add_link(ObjectClass *oc)
+{
+    ObjectProperty *link =
+        object_class_property_add_link(oc, "rng", TYPE_RNG_BACKEND,
+                                       offsetof(SpaprRng, rng),
+                                       spapr_rng_check_link,
+                                       OBJ_PROP_LINK_STRONG);
+
+    set_link = link->set;
+    link->set = spapr_rng_set_link;
+    object_class_property_set_description(oc, "rng",
+        "the backend that random numbers come from");
 }
 
 static void spapr_rng_unrealize(DeviceState *dev)
@@ -409,7 +359,7 @@ static void spapr_rng_unrealize(DeviceState *dev)
 
     spapr_unregister_hypercall(H_RANDOM);
     spapr_rng_pool_destroy(&s->pool);
-    g_clear_pointer(&s->quota_timer, timer_free);
+    g_clear_pointer(&s->quota.timer, timer_free);
     spapr_hcall_queue_drain(&s->queue);
 }
 
@@ -422,8 +372,9 @@ static const Property spapr_rng_properties[] = {
     DEFINE_PROP_BOOL("use-kvm", SpaprRng, use_kvm, false),
     DEFINE_PROP_UINT32("timeout", SpaprRng, timeout, 5000),
     DEFINE_PROP_UINT32("pool-size", SpaprRng, pool.size, SPAPR_RNG_POOL_MAX),
-    DEFINE_PROP_UINT64("max-bytes", SpaprRng, max_bytes, SPAPR_RNG_NO_QUOTA),
-    DEFINE_PROP_UINT32("period", SpaprRng, period, 1 << 16),
+    DEFINE_PROP_UINT64("max-bytes", SpaprRng, quota.max_bytes,
+                       SPAPR_RNG_NO_QUOTA),
+    DEFINE_PROP_UINT32("period", SpaprRng, quota.period, 1 << 16),
     DEFINE_PROP_BOOL("health-test", SpaprRng, pool.health_test, true),
 };
 
@@ -440,12 +391,8 @@ static void spapr_rng_class_init(ObjectClass *oc, void *data)
     rc->phases.hold = spapr_rng_reset_hold;
 
     device_class_set_props(dc, spapr_rng_properties);
-    object_class_property_add_link(oc, "rng", TYPE_RNG_BACKEND,
-                                   offsetof(SpaprRng, rng),
-                                   spapr_rng_replace_source,
-                                   OBJ_PROP_LINK_STRONG);
-    object_class_property_set_description(oc, "rng",
-        "the backend that random numbers come from");
+    spapr_rng_class_add_link(oc);
+    spapr_rng_class_add_stats(oc);
     object_class_property_set_description(oc, "use-kvm",
         "have KVM serve the guest, the backend only where KVM cannot");
     object_class_property_set_description(oc, "timeout",

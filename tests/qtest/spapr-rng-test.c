@@ -890,17 +890,15 @@ static void test_bad(const void *data)
     }
 }
 
-/* Help lists the properties that can be set, and the device in its category. */
+/* Help lists the properties, and the device in its category. */
 static void test_help(void)
 {
     static const char *const properties[] = {
         "rng=<link<rng-backend>> - ", "use-kvm=<bool> ", "timeout=<uint32> ",
         "pool-size=<uint32> ", "max-bytes=<uint64> ", "period=<uint32> ",
-        "health-test=<bool> ",
-    };
-    static const char *const read_only[] = {
-        " in-kernel=", " calls=", " bytes=", " waits=", " wait-time=",
-        " timeouts=", " throttled=",
+        "health-test=<bool> ", "in-kernel=<bool> ", "calls=<uint64> ",
+        "bytes=<uint64> ", "waits=<uint64> ", "wait-time=<uint64> ",
+        "timeouts=<uint64> ", "throttled=<uint64> ",
     };
     g_autofree char *out = NULL, *err = NULL;
     char *section, *end;
@@ -909,9 +907,6 @@ static void test_help(void)
     g_assert_cmpstr(err, ==, "");
     for (int i = 0; i < ARRAY_SIZE(properties); i++) {
         g_assert_nonnull(strstr(out, properties[i]));
-    }
-    for (int i = 0; i < ARRAY_SIZE(read_only); i++) {
-        g_assert_null(strstr(out, read_only[i]));
     }
     g_clear_pointer(&out, g_free);
     g_clear_pointer(&err, g_free);
