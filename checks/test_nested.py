@@ -412,7 +412,7 @@ def test_no_generator(l1_without):
     assert lines == [
         'qemu: -device spapr-rng,use-kvm=true: the kernel has no random '
         'number generator for guests',
-        'Give a backend for such hosts with rng=ID.']
+        'Give a backend with rng=ID, which then serves the guest.']
 
 
 def test_no_generator_but_backend(l1_without):
@@ -445,7 +445,7 @@ def test_enabling_fails(l1):
     assert status == 1
     assert lines == [
         f'qemu: -device spapr-rng,use-kvm=true: {why}',
-        'Give a backend for such hosts with rng=ID.']
+        'Give a backend with rng=ID, which then serves the guest.']
 
 
 @pytest.mark.parametrize('cpu,kernel', [

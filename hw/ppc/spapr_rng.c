@@ -180,12 +180,6 @@ static bool spapr_rng_check_source(SpaprRng *s, Error **errp)
 {
     ERRP_GUARD();
 
-    if (s->use_kvm && !kvm_enabled()) {
-        error_setg(errp, "use-kvm=true needs the KVM accelerator");
-        error_append_hint(errp, "Use -accel kvm, or set use-kvm=false and "
-                          "give a backend with rng=ID.\n");
-        return false;
-    }
     if (s->use_kvm && spapr_rng_quota_is_set(&s->quota)) {
         error_setg(errp, "max-bytes and use-kvm=true exclude each other: KVM "
                    "cannot limit the guest");
@@ -237,11 +231,14 @@ static bool spapr_rng_check_machine(Error **errp)
 static bool spapr_rng_enable_kvm(SpaprRng *s, Error **errp)
 {
     ERRP_GUARD();
-    int ret = kvmppc_set_in_kernel_random(true);
-    const char *why = ret == -ENOTSUP ?
-                      "the kernel has no random number generator for guests" :
-                      "the kernel does not let QEMU enable its H_RANDOM";
+    const char *why = "the kernel does not let QEMU enable its H_RANDOM";
+    int ret = kvm_enabled() ? kvmppc_set_in_kernel_random(true) : -ENODEV;
 
+    if (ret == -ENODEV) {
+        why = "use-kvm=true needs the KVM accelerator";
+    } else if (ret == -ENOTSUP) {
+        why = "the kernel has no random number generator for guests";
+    }
     trace_spapr_rng_in_kernel(ret ? why : "enabled", ret);
     if (!ret) {
         return true;
@@ -252,7 +249,8 @@ static bool spapr_rng_enable_kvm(SpaprRng *s, Error **errp)
         return false;
     }
     error_setg(errp, "%s", why);
-    error_append_hint(errp, "Give a backend for such hosts with rng=ID.\n");
+    error_append_hint(errp, "Give a backend with rng=ID, which then serves the "
+                      "guest.\n");
     return false;
 }
 
@@ -281,6 +279,7 @@ static void spapr_rng_realize(DeviceState *dev, Error **errp)
         spapr_register_hypercall(H_RANDOM, h_random);
     }
     SPAPR_MACHINE(qdev_get_machine())->rng = s;
+    spapr_ovec_set(SPAPR_MACHINE(qdev_get_machine())->ov5, OV5_PFO_HW_RNG);
     qemu_register_resettable(OBJECT(dev));
 }
 
@@ -352,6 +351,7 @@ static void spapr_rng_unrealize(DeviceState *dev)
 
     qemu_unregister_resettable(OBJECT(dev));
     SPAPR_MACHINE(qdev_get_machine())->rng = NULL;
+    spapr_ovec_clear(SPAPR_MACHINE(qdev_get_machine())->ov5, OV5_PFO_HW_RNG);
     if (s->in_kernel) {
         kvmppc_set_in_kernel_random(false);
         return;

@@ -823,8 +823,8 @@ static const BadCase bad_cases[] = {
       "-device spapr-rng,rng=r", "rng-backend", NULL },
     { "two", TCG_MACHINE BUILTIN "-device spapr-rng,rng=r "
       "-device spapr-rng,rng=r", "only one spapr-rng", "but one" },
-    { "not-kvm", TCG_MACHINE BUILTIN "-device spapr-rng,rng=r,use-kvm=true",
-      "needs the KVM accelerator", "use-kvm=false" },
+    { "not-kvm", TCG_MACHINE "-device spapr-rng,use-kvm=true",
+      "needs the KVM accelerator", "rng=ID" },
     { "not-pseries", "-accel tcg -machine none " BUILTIN
       "-device spapr-rng,rng=r", "needs a pseries machine",
       "-machine pseries" },
