@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """rng-egd: its speed, and daemons that fail."""
 
+import contextlib
 import functools
 import os
 import socket
 import threading
 import time
-from contextlib import closing
 
 import pytest
 
+from test_sources import waits_quietly
 from testlib import KIND, OUT
 from testlib.egd import EgdDaemon, WebSocketDaemon
 from testlib.hcalls import H_HARDWARE, H_SUCCESS
 from testlib.limits import until
-from testlib.machine import statistic
+from testlib.machine import set_property, statistic
 from testlib.programs import run
 
 
@@ -210,7 +211,7 @@ def test_websocket(guest, tmp_path):
     vm = guest('rng-egd,chardev=egd', '-chardev',
                f'socket,id=egd,path={path},server=on,wait=off,websocket=on',
                timeout=0)
-    with closing(WebSocketDaemon(path)) as daemon:
+    with contextlib.closing(WebSocketDaemon(path)) as daemon:
         vm.call(2000)
         assert vm.calls_wait()
         for left in 3001, 5000, None:
@@ -227,18 +228,134 @@ def test_websocket(guest, tmp_path):
         vm.quit()
 
 
-def test_multiplexed(out):
-    """A multiplexed chardev is refused: it takes Ctrl-A for a command."""
+@pytest.mark.parametrize('option', ['mux', 'telnet', 'tn3270'])
+def test_removes_bytes(out, tmp_path, option):
+    """A chardev that takes random bytes for commands is refused."""
     done = run(out / KIND / 'qemu-system-ppc64', '-nodefaults', '-display',
-               'none', '-chardev', 'null,id=egd,mux=on', '-object',
+               'none', '-chardev', f'socket,id=egd,path={tmp_path}/egd,'
+               f'server=on,wait=off,{option}=on', '-object',
                'rng-egd,chardev=egd,id=rng0')
     assert done.returncode == 1
     said, hint = done.stderr.splitlines()
-    assert said.endswith(
-        "chardev 'egd' is multiplexed: its escape character would be cut out "
-        'of the random bytes')
-    assert hint == ('Leave mux=on out of the -chardev option, and give the '
-                    'monitor a chardev of its own.')
+    assert said.endswith(f"chardev 'egd' has {option}=on, which would remove "
+                         'random bytes')
+    assert hint == 'Give rng-egd a -chardev of its own, without ' \
+        f'{option}=on.'
+
+
+@pytest.mark.parametrize('left_out', [1, 255], ids=['byte', 'answer'])
+def test_lost(daemon, start, left_out):
+    """What the daemon leaves out is asked for again."""
+    daemon.start()
+    guest = start(pool_size=8)
+    for _ in range(2):
+        guest.call(100)
+        guest.finish()
+        daemon.left_out = left_out
+    assert_in_order(guest.values(), daemon.given)
+    guest.quit()
+
+
+def test_late(daemon, start):
+    """Late bytes are used once, and a slow daemon is not asked for many."""
+    def late(size):
+        time.sleep(5)
+        daemon.random = os.urandom
+        return os.urandom(size)
+
+    daemon.start()
+    guest = start(pool_size=8)
+    daemon.random = late
+    guest.call(100)
+    guest.finish()
+    words = b''.join(value.to_bytes(8, 'big') for value in guest.values())
+    assert bytes(daemon.given[:800]) == words
+    # There is one more command for each two seconds.
+    assert 800 + 8 <= daemon.asked < 1000
+    guest.quit()
+
+
+def test_set_again(daemon, start):
+    """A backend whose request was cancelled asks for bytes again."""
+    daemon.silent = True
+    daemon.start()
+    guest = start('-object', 'rng-builtin,id=rng1')
+    guest.call()
+    until(lambda: daemon.requests)
+    set_property(guest, 'rng', 'rng1')
+    guest.finish()
+    set_property(guest, 'rng', 'rng0')
+    daemon.silent = False
+    guest.call(1000)
+    guest.finish()
+    assert_in_order(guest.values()[-100:], daemon.given)
+    guest.quit()
+
+
+def test_pipe(guest, tmp_path):
+    """The daemon is started again, and the character device stays open."""
+    for end in 'in', 'out':
+        os.mkfifo(tmp_path / f'egd.{end}')
+    vm = guest('rng-egd,chardev=egd', '-chardev',
+               f'pipe,id=egd,path={tmp_path}/egd', timeout=0, pool_size=8)
+    given = b''
+    vm.call(2)
+    for _ in range(2):
+        with open(tmp_path / 'egd.out', 'rb', 0) as commands, \
+                open(tmp_path / 'egd.in', 'wb', 0) as answers:
+            commands.read(2)    # has no answer
+            given += os.urandom(commands.read(2)[1])
+            answers.write(given[-8:])
+    vm.finish()
+    assert_in_order(vm.values(), given)
+    vm.quit()
+
+
+@pytest.mark.parametrize('peer', ['deaf', 'no handshake', 'full'])
+def test_takes_no_commands(guest, tmp_path, peer):
+    """That is reported once, and QEMU does not spin."""
+    path = tmp_path / 'egd'
+    chardev = f'socket,id=egd,path={path}'
+    said = 'no command can be sent to'
+    with socket.socket(socket.AF_UNIX) as end:
+        if peer == 'deaf':
+            end.bind(str(path))
+            end.listen()
+        elif peer == 'full':
+            chardev = 'file,id=egd,path=/dev/full'
+        else:
+            chardev += ',server=on,wait=off,websocket=on'
+            said = 'there is no daemon at'
+        vm = guest('rng-egd,chardev=egd', '-chardev', chardev, timeout=0)
+        if peer == 'deaf':
+            connection, _ = end.accept()
+            connection.shutdown(socket.SHUT_RD)
+        elif peer == 'no handshake':
+            end.connect(str(path))
+        vm.call()
+        waits_quietly(vm, [f"rng-egd 'rng0': {said} 'egd'; requests wait "
+                           'until it gives data'])
+        vm.quit()
+
+
+def test_unasked(guest, daemon):
+    """A daemon that sends without reading commands is a source, too."""
+    given = bytearray()
+
+    def flood(connection):
+        with contextlib.suppress(OSError):
+            while True:
+                data = os.urandom(4096)
+                given.extend(data)
+                connection.sendall(data)
+
+    daemon._serve = flood
+    daemon.start()
+    vm = guest(*daemon.backend(), timeout=0, pool_size=8)
+    vm.call(2000)
+    vm.finish()
+    assert_in_order(vm.values(), given)
+    vm.quit()
 
 
 class UdpDaemon:

@@ -20,6 +20,7 @@ class EgdDaemon:
 
     single_bytes: send each byte only when the previous byte has been read
     silent: do not answer; requests that come meanwhile are never answered
+    left_out: how many bytes of the next answer to leave out
     random: a function that makes a number of random bytes
     given: the random bytes sent so far, in order
     asked: how many random bytes were requested so far
@@ -30,6 +31,7 @@ class EgdDaemon:
         self.path = str(path)
         self.single_bytes = False
         self.silent = False
+        self.left_out = 0
         self.random = os.urandom
         self.given = bytearray()
         self.asked = 0
@@ -117,6 +119,7 @@ class EgdDaemon:
         self.requests += 1
         if self.silent:
             return True
+        size, self.left_out = max(0, size - self.left_out), 0
         if request[0] == 1:
             connection.sendall(bytes([size]))
         if not self.single_bytes:

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Debian's entropybroker as the daemon of rng-egd, its rate and restarts.
+
+The broker gets bytes from a source, and its EGD server hands them out. Near the
+quota of a user, an answer is shorter than the request.
+"""
+
+import contextlib
+import socket
+import subprocess
+import time
+
+import pytest
+
+from testlib.limits import HANG, until
+
+RATE = 2048     # bits a second; the broker's messages can be as short as 8 bits
+
+CONFIG = '''
+listen_adapter = ::FFFF:127.0.0.1
+listen_port = {port}
+webserver_port = -1
+users = {directory}/users
+ignore_rngtest_fips140 = 1
+ignore_rngtest_scc = 1
+stirrer_type = aes
+hash_type = sha512
+stream_cipher = 3des
+mac_hasher = md5
+hash_hasher = sha512
+allow_prng = 1
+'''
+
+
+class Broker:
+    """The broker, a source that fills it, and its EGD server."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.socket = directory / 'egd'
+        with socket.create_server(('127.0.0.1', 0)) as free:
+            self.port = free.getsockname()[1]
+        self._running = {}
+        self._write('conf', CONFIG.format(**vars(self)))
+        self._write('users', f'guest|my_password1234123492348|{RATE}\nsource|my_password1234123492348|99999999\n')
+        for user in 'guest', 'source':
+            self._write(user, f'{user}\nmy_password1234123492348\n')
+
+    def _write(self, name, text):
+        file = self.directory / name
+        file.touch(0o600)
+        file.write_text(text)
+
+    def _run(self, program, *args):
+        with open(self.directory / f'{program}.log', 'ab') as log:
+            self._running[program] = subprocess.Popen(
+                [program, '-n', '-P', f'{program}.pid', *args],
+                cwd=self.directory, stdout=log, stderr=log)
+
+    def _client(self, program, user, *args):
+        self._run(program, '-I', f'127.0.0.1:{self.port}', '-X', user, *args)
+
+    def start(self):
+        self._run('entropy_broker', '-c', 'conf')
+        self._client('eb_server_stream', 'source', '-d', '/dev/urandom')
+        self.start_egd()
+
+    def start_egd(self):
+        self.socket.unlink(missing_ok=True)
+        self._client('eb_client_egd', 'guest', '-d', self.socket)
+        until(self.socket.exists)
+
+    def stop(self, *programs):
+        for program in programs or list(self._running):
+            running = self._running.pop(program)
+            running.kill()
+            running.wait(HANG)
+
+
+@pytest.fixture
+def broker(tmp_path):
+    with contextlib.ExitStack() as stack:
+        made = Broker(tmp_path)
+        stack.callback(made.stop)
+        made.start()
+        yield made
+
+
+def test_rate_and_restarts(broker, guest):
+    """The guest gets most of its rate, on and on, also after restarts."""
+    vm = guest('rng-egd,chardev=egd', '-chardev',
+               f'socket,id=egd,path={broker.socket},reconnect-ms=50',
+               timeout=0)
+    vm.call(2 ** 20)
+    for restart in None, broker.stop, lambda: broker.stop('eb_client_egd'):
+        if restart:
+            restart()
+            (broker.start_egd if broker._running else broker.start)()
+        before = vm.count()
+        start = time.monotonic()
+        until(lambda: vm.count() >= before + 200)
+        print(restart, time.monotonic() - start)
+    assert len(set(vm.values())) == vm.count()
