@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """QEMU's memory does not keep the bytes that a guest got."""
 
+import contextlib
+import io
 import re
 import struct
 import subprocess
@@ -8,6 +10,7 @@ import subprocess
 import pytest
 
 from testlib import OUT
+from testlib.egd import EgdDaemon
 from testlib.limits import until
 from testlib.machine import set_property, statistic
 
@@ -24,27 +27,30 @@ def source_bytes(first, end):
     return b''.join(MARK + struct.pack('>H', i) for i in range(first, end))
 
 
-def private_memory(pid):
+def private_memory(pid, stack):
     """All writable memory of the process, without the guest's memory."""
     with open(f'/proc/{pid}/maps', encoding='utf-8') as maps, \
             open(f'/proc/{pid}/mem', 'rb', 0) as memory:
         for line in maps:
             begin, end, access = re.match(r'(\w+)-(\w+) (\S+)', line).groups()
-            if access[1] == 'w' and access[3] == 'p':
+            if access[1] == 'w' and access[3] == 'p' and \
+                    (stack or '[stack]' not in line):
                 memory.seek(int(begin, 16))
                 yield memory.read(int(end, 16) - int(begin, 16))
 
 
-def found(vm):
+def found(vm, stack=True):
     """
     Search QEMU's memory for the words of the source.
+
+    stack: search the main thread's stack as well
 
     Returns which words are there in the source's byte order, and how many words
     are there in the host's byte order.
     """
     words, numbers = set(), 0
     vm.qemu.cmd('stop')
-    for data in private_memory(vm.qemu.get_pid()):
+    for data in private_memory(vm.qemu.get_pid(), stack):
         words |= {struct.unpack('>H', rest)[0] for rest in
                   re.findall(re.escape(MARK) + b'(..)', data, re.DOTALL)}
         numbers += data.count(MARK[::-1])
@@ -52,11 +58,11 @@ def found(vm):
     return words, numbers
 
 
-def check_wiped(vm, words):
+def check_wiped(vm, words, stack=True):
     vm.finish()
     assert [value >> 16 for value in vm.values()] == \
         [int.from_bytes(MARK, 'big')] * words
-    words_left, numbers_left = found(vm)
+    words_left, numbers_left = found(vm, stack)
     assert words_left == set()
     # The last words are in the registers of a vCPU and on its stack.
     assert numbers_left < 10
@@ -88,6 +94,22 @@ def test_request(guest, fifo):
         fifo.write(source_bytes(i, i + 100))
         vm.finish()
     check_wiped(vm, WORDS)
+
+
+def test_egd(guest, tmp_path):
+    """
+    rng-egd keeps no words.
+
+    The character device reads into a buffer on the main thread's stack, and
+    does not wipe it.
+    """
+    with contextlib.closing(EgdDaemon(tmp_path / 'egd')) as daemon:
+        source = io.BytesIO(source_bytes(0, WORDS))
+        daemon.random = source.read
+        daemon.start()
+        vm = guest(*daemon.backend(), accel=ACCEL, pool_size=8, **PROPERTIES)
+        vm.call(WORDS)
+        check_wiped(vm, WORDS, stack=False)
 
 
 def test_reset(guest, fifo):
