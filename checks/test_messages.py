@@ -7,6 +7,7 @@ import time
 from contextlib import closing
 
 from test_sources import RECOVERY, trouble
+from test_egd import until_connected
 from testlib.bare_metal import source_bytes, word
 from testlib.egd import EgdDaemon
 from testlib.hcalls import H_HARDWARE
@@ -100,6 +101,7 @@ def test_silent_daemon(guest, tmp_path):
         daemon.silent = True
         daemon.start()
         vm = guest(*daemon.backend(), timeout=TIMEOUT)
+        until_connected(vm)
         check_silent(vm, 'rng-egd')
         assert daemon.requests
         # On a new connection, QEMU repeats the requests, and gets answers.
