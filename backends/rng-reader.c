@@ -5,176 +5,158 @@
  */
 
 #include "qemu/osdep.h"
+#include <glib-unix.h>
+#include <poll.h>
+#include <termios.h>
+#include "qapi/error.h"
 #include "qemu/lockable.h"
-#include "qemu/main-loop.h"
 #include "qemu/thread.h"
 #include "qemu/timer.h"
-#include "qemu/units.h"
 #include "system/rng-reader.h"
 #include "trace.h"
 
-/* The most bytes that are read ahead */
-#define RING_SIZE (128 * KiB)
+/* How soon to read again after an error, or if poll(2) was wrong */
+#define RETRY_MS 20
+
+/* How soon to open the file or to make the thread again; the end of poll(2) */
+#define REOPEN_MS 1000
 
 /*
- * How much is read ahead, as a multiple of the size that a caller asks for.
- * Waking the thread takes about 10 us, so one wake-up should serve many calls.
+ * How many bytes to read at once: twice as many after each fast read.
+ *
+ * A hardware generator makes 20 or 64 bytes at a time, for example, and the
+ * kernel keeps those that a read leaves. So a short read loses nothing, and
+ * ends as soon as there is a word for a caller that waits. Even the longest
+ * read should end in time if a source becomes slow: at 64 bytes each 350 ms,
+ * 512 bytes take 3 s.
  */
-#define AHEAD_FACTOR 32
+#define READ_MIN 8
+#define READ_MAX 512
+#define SLOW_NS SCALE_MS
 
-/* A read asks for at least STEP_SIZE and at most STEP_SIZE << STEP_MAX bytes */
-#define STEP_SIZE 8
-#define STEP_MAX 7
+/* In place of an errno */
+#define END_OF_FILE (-1)
+#define NO_THREAD (-2)
 
-/* A read that takes longer is slow */
-#define SLOW_NS (1 * SCALE_MS)
-
-/* After so many fast reads in a row, the source counts as fast */
-#define READS_TO_TRUST 16
-
-/* After so many reads, the next longer size is tried again */
-#define READS_TO_FORGET 64
-
-/* After so many late reads in a row, the source itself has become slower */
-#define LATE_READS 3
-
-/**
- * struct RngReader - a thread that reads a file
- * @lock: protects all fields except for @fd, which does not change, and the
- *        bytes of @ring that are not ready, which belong to the thread
- * @cond: signalled when @reading or @bh changes
- * @fd: the file
- * @bh: scheduled if @waited_for; NULL: the owner has freed the reader, and the
- *      thread frees this structure
- * @reading: the thread reads until @level reaches @target, or @error is set
- * @waited_for: the owner waits for the end of a read
- * @asked: bytes have been asked for before
- * @filled: the last read gave as many bytes as it asked for
- * @slow: how many more fast reads make the source fast; 0: the source is fast
- * @error: the errno of the last read; ENODATA at the end of the file
- * @ahead: how many bytes to keep ready for later calls
- * @target: the thread reads until so many bytes are ready
- * @ring: the bytes that are ready; all others are zero
- * @head: the offset in @ring of the first byte that is ready
- * @level: how many bytes are ready
- * @step: the next read asks for at most STEP_SIZE << @step bytes
- * @reads: how many reads have been timed
- * @late: how many reads in a row took much longer than @best_ns
- * @best_ns: the least time that a read of STEP_SIZE << i bytes took; 0: unknown
- */
 struct RngReader {
-    QemuMutex lock;
-    QemuCond cond;
+    GThread *thread;    /* NULL before rng_reader_start(); needs the BQL */
+
+    QemuMutex lock;     /* for the fields up to @data */
+    QemuCond cond;      /* signalled when @timer or next_size() changes */
+    QEMUTimer *timer;   /* NULL: the owner has freed the reader */
+    bool waited_for;    /* @timer should fire after the next read */
+    int error;          /* the errno of the last read */
+    size_t target;      /* how many bytes should be ready */
+    size_t level;       /* how many bytes are ready */
+    uint8_t data[RNG_READER_MAX];   /* zero after @level bytes */
+
+    /* Only for the thread */
+    char *name;
+    char *filename;
     int fd;
-    QEMUBH *bh;
-    bool reading;
-    bool waited_for;
-    bool asked;
-    bool filled;
-    unsigned slow;
-    int error;
-    size_t ahead;
-    size_t target;
-
-    uint8_t ring[RING_SIZE];
-    size_t head;
-    size_t level;
-
-    unsigned step;
-    unsigned reads;
-    unsigned late;
-    int64_t best_ns[STEP_MAX + 1];
+    size_t read_size;   /* the most bytes to read at once */
+    bool readable;      /* poll(2) says so */
+    unsigned failures;  /* since the last read that gave bytes */
+    uint8_t buf[READ_MAX];  /* zero except during a read */
 };
 
-/* The size of a read */
-
-static size_t read_size(RngReader *r)
+/*
+ * Open without waiting, since a pipe may have no writer. A terminal would edit
+ * and echo bytes unless it is raw. With O_NONBLOCK, drivers of hardware
+ * generators return no bytes instead of waiting for them, and have no poll
+ * method. The thread may wait, so clear that flag for them.
+ */
+static int open_file(const char *filename, Error **errp)
 {
-    return STEP_SIZE << r->step;
-}
+    int fd = qemu_open(filename, O_RDONLY | O_NONBLOCK | O_NOCTTY, errp);
+    struct termios mode;
+    struct stat st;
 
-/* Whether a read of step i + 1 takes hardly longer than a read of step i. */
-static bool longer_read_pays(RngReader *r, unsigned i)
-{
-    return r->best_ns[i + 1] <= MAX(SLOW_NS, r->best_ns[i] * 3 / 2);
+    if (fd != -1 && tcgetattr(fd, &mode) == 0) {
+        cfmakeraw(&mode);
+        tcsetattr(fd, TCSANOW, &mode);
+        tcflush(fd, TCIFLUSH);
+    } else if (fd != -1 && fstat(fd, &st) == 0 && S_ISCHR(st.st_mode)) {
+        g_unix_set_fd_nonblocking(fd, false, NULL);
+    }
+    return fd;
 }
 
 /*
- * A caller that finds no bytes has to wait for the end of the current read. A
- * hardware generator makes 32 or 64 bytes at a time, for example: a longer read
- * takes a multiple of the time, a shorter read takes the whole time. So the
- * size grows as long as the read takes hardly longer. Compare the shortest
- * times, since a busy host can delay a read, but cannot speed it up.
+ * A generator may have been plugged in again, or a pipe made anew. But a file
+ * on a disk would give the same bytes again, unless it is another one.
  */
-static void learn_size(RngReader *r, int64_t ns)
+static void open_again(RngReader *r)
 {
-    int64_t *best = &r->best_ns[r->step];
+    int fd = open_file(r->filename, NULL);
+    struct stat old, new;
 
-    r->late = *best && ns > MAX(SLOW_NS, *best * 4) ? r->late + 1 : 0;
-    if (r->late == LATE_READS) {
-        memset(r->best_ns, 0, sizeof(r->best_ns));
-        r->late = 0;
-        r->step = 0;
+    if (fd != -1 && fstat(r->fd, &old) == 0 && fstat(fd, &new) == 0 &&
+        (S_ISREG(new.st_mode) || S_ISBLK(new.st_mode)) &&
+        old.st_dev == new.st_dev && old.st_ino == new.st_ino) {
+        qemu_close(fd);
+    } else if (fd != -1) {
+        qemu_close(r->fd);
+        r->fd = fd;
+    }
+}
+
+/* The last read has failed, or there were no bytes yet. */
+static void wait_for_file(RngReader *r)
+{
+    struct pollfd fd = { .fd = r->fd, .events = POLLIN };
+
+    if (r->error == EAGAIN && !r->readable) {
+        r->readable = poll(&fd, 1, REOPEN_MS) > 0;
         return;
     }
-
-    *best = *best ? MIN(*best, ns) : MAX(ns, 1);
-    if (++r->reads % READS_TO_FORGET == 0 && r->step < STEP_MAX) {
-        r->best_ns[r->step + 1] = 0;
-    }
-    if (r->step && !longer_read_pays(r, r->step - 1)) {
-        r->step--;
-    } else if (r->step < STEP_MAX && longer_read_pays(r, r->step)) {
-        r->step++;
+    /* A file at its end, for example, is always readable. */
+    r->readable = false;
+    g_usleep(RETRY_MS * 1000);
+    if (++r->failures % (REOPEN_MS / RETRY_MS) == 0) {
+        open_again(r);
     }
 }
 
-/* The thread */
-
-/* The contiguous room after the bytes that are ready */
-static size_t ring_room(RngReader *r, size_t *tail)
-{
-    *tail = (r->head + r->level) % RING_SIZE;
-    return MIN(RING_SIZE - r->level, RING_SIZE - *tail);
-}
-
-/* A slow source takes just as long for fewer bytes than read_size(). */
+/* How many bytes to read now. After an error, read only while someone waits. */
 static size_t next_size(RngReader *r)
 {
-    return r->slow && r->ahead ? read_size(r) :
-                                 MIN(read_size(r), r->target - r->level);
+    if (r->error && r->error != EAGAIN && !r->waited_for) {
+        return 0;
+    }
+    return MIN(r->target - MIN(r->level, r->target), r->read_size);
 }
 
-static void read_once(RngReader *r)
+static void read_once(RngReader *r, size_t size)
 {
-    size_t tail;
-    size_t size = next_size(r);
     int64_t start, ns;
     ssize_t len;
     int error;
 
-    size = MIN(size, ring_room(r, &tail));
     qemu_mutex_unlock(&r->lock);
+    if (r->error) {
+        wait_for_file(r);
+    }
     start = get_clock();
-    len = RETRY_ON_EINTR(read(r->fd, r->ring + tail, size));
-    error = len > 0 ? 0 : len < 0 ? errno : ENODATA;
+    len = RETRY_ON_EINTR(read(r->fd, r->buf, size));
+    error = len > 0 ? 0 : len < 0 ? errno : END_OF_FILE;
     ns = get_clock() - start;
     trace_rng_reader_read(len, size, ns);
+    r->read_size = ns > SLOW_NS ? READ_MIN :
+                   MAX(r->read_size, MIN(size * 2, READ_MAX));
     qemu_mutex_lock(&r->lock);
 
     r->error = error;
-    r->reading = !error;
-    r->filled = len == size;
-    if (len > 0) {
+    if (!error) {
+        memcpy(r->data + r->level, r->buf, len);
+        memset(r->buf, 0, len);
         r->level += len;
-        r->slow = ns > SLOW_NS ? READS_TO_TRUST : r->slow - !!r->slow;
+        r->readable = false;
+        r->failures = 0;
     }
-    if (len == read_size(r)) {
-        learn_size(r, ns);
-    }
-    if (r->waited_for && r->bh) {
+    if (error != EAGAIN && r->waited_for && r->timer) {
         r->waited_for = false;
-        qemu_bh_schedule(r->bh);
+        timer_mod(r->timer, 0);
     }
 }
 
@@ -183,7 +165,10 @@ static void reader_destroy(RngReader *r)
     qemu_close(r->fd);
     qemu_cond_destroy(&r->cond);
     qemu_mutex_destroy(&r->lock);
-    memset(r->ring, 0, sizeof(r->ring));
+    memset(r->data, 0, sizeof(r->data));
+    g_clear_pointer(&r->thread, g_thread_unref);
+    g_free(r->filename);
+    g_free(r->name);
     g_free(r);
 }
 
@@ -192,114 +177,107 @@ static void *reader_thread(void *opaque)
     RngReader *r = opaque;
 
     qemu_mutex_lock(&r->lock);
-    while (r->bh) {
-        if (r->reading && r->level < r->target) {
-            read_once(r);
-            continue;
+    while (r->timer) {
+        size_t size = next_size(r);
+
+        if (size) {
+            read_once(r, size);
+        } else {
+            qemu_cond_wait(&r->cond, &r->lock);
         }
-        r->reading = false;
-        qemu_cond_wait(&r->cond, &r->lock);
     }
     qemu_mutex_unlock(&r->lock);
-
     reader_destroy(r);
     return NULL;
 }
 
-static void start_reading(RngReader *r)
+RngReader *rng_reader_new(const char *name, const char *filename,
+                          QEMUTimer *timer, Error **errp)
 {
-    if (!r->reading) {
-        r->reading = true;
-        qemu_cond_signal(&r->cond);
+    int fd = open_file(filename, errp);
+    RngReader *r;
+
+    if (fd == -1) {
+        return NULL;
     }
-}
-
-/* The owner of the reader */
-
-/* Hand out contiguous bytes, and wipe them in the ring. */
-static size_t take_piece(RngReader *r, void *buf, size_t size)
-{
-    uint8_t *p = r->ring + r->head;
-
-    size = MIN(size, MIN(r->level, RING_SIZE - r->head));
-    memcpy(buf, p, size);
-    memset(p, 0, size);
-    r->head = (r->head + size) % RING_SIZE;
-    r->level -= size;
-    return size;
-}
-
-/*
- * Read ahead from the second call on, and only if the last read gave as many
- * bytes as it asked for. With a slow source, the bytes of one read are ready
- * while the next read is pending.
- */
-static void set_target(RngReader *r, size_t size, size_t len, bool ahead)
-{
-    size_t most = r->slow ? 2 * read_size(r) : RING_SIZE;
-
-    if (ahead && r->asked && r->filled) {
-        r->ahead = MAX(r->ahead, size * AHEAD_FACTOR);
-    }
-    r->asked = true;
-    r->ahead = MIN(r->ahead, most);
-    r->target = len == size ? r->ahead : MIN(MAX(r->ahead, size), most);
-}
-
-/* Waking the thread is slow: of a fast source, read many bytes at once. */
-static bool needs_more(RngReader *r, size_t len)
-{
-    return r->level < (len && !r->slow ? r->target / 2 : r->target);
-}
-
-size_t rng_reader_take(RngReader *r, void *buf, size_t size, bool ahead)
-{
-    QEMU_LOCK_GUARD(&r->lock);
-    size_t len = take_piece(r, buf, size);
-
-    len += take_piece(r, buf + len, size - len);
-    set_target(r, size, len, ahead);
-    r->waited_for |= !len;
-    if (!r->error && needs_more(r, len)) {
-        start_reading(r);
-    }
-    return len;
-}
-
-int rng_reader_error(RngReader *r)
-{
-    QEMU_LOCK_GUARD(&r->lock);
-    return r->error;
-}
-
-void rng_reader_again(RngReader *r)
-{
-    QEMU_LOCK_GUARD(&r->lock);
-    r->error = 0;
-    r->waited_for = true;
-    r->target = MAX(r->target, r->level + 1);
-    start_reading(r);
-}
-
-RngReader *rng_reader_new(int fd, QEMUBH *bh)
-{
-    RngReader *r = g_new0(RngReader, 1);
-    QemuThread thread;
-
+    r = g_new0(RngReader, 1);
     qemu_mutex_init(&r->lock);
     qemu_cond_init(&r->cond);
+    r->timer = timer;
+    r->name = g_strdup_printf("RNG %.11s", name);
+    r->filename = g_strdup(filename);
     r->fd = fd;
-    r->bh = bh;
-    qemu_thread_create(&thread, "rng-reader", reader_thread, r,
-                       QEMU_THREAD_DETACHED);
+    r->read_size = READ_MIN;
     return r;
 }
 
 void rng_reader_free(RngReader *r)
 {
-    if (r) {
+    if (r && !r->thread) {
+        reader_destroy(r);
+    } else if (r) {
         QEMU_LOCK_GUARD(&r->lock);
-        r->bh = NULL;
+        r->timer = NULL;
         qemu_cond_signal(&r->cond);
     }
+}
+
+void rng_reader_start(RngReader *r)
+{
+    sigset_t all, old;
+
+    if (r->thread) {
+        return;
+    }
+    /* qemu_thread_create() would abort if the host allows no more threads. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    r->thread = g_thread_try_new(r->name, reader_thread, r, NULL);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (!r->thread) {
+        r->error = NO_THREAD;
+        timer_mod(r->timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + REOPEN_MS);
+    }
+}
+
+static const char *error_text(int error)
+{
+    switch (error) {
+    case 0:
+    case EAGAIN:
+        return NULL;
+    case END_OF_FILE:
+        return "end of file";
+    case NO_THREAD:
+        return "cannot make a thread";
+    default:
+        return strerror(error);
+    }
+}
+
+size_t rng_reader_take(RngReader *r, void *buf, size_t size, size_t ahead,
+                       const char **trouble)
+{
+    size_t len = 0;
+    bool wake = false;
+
+    WITH_QEMU_LOCK_GUARD(&r->lock) {
+        len = MIN(size, r->level);
+        memcpy(buf, r->data, len);
+        r->level -= len;
+        memmove(r->data, r->data + len, r->level);
+        memset(r->data + r->level, 0, len);
+
+        r->target = MIN(len ? ahead : MAX(ahead, size), RNG_READER_MAX);
+        r->waited_for |= !len;
+        wake = next_size(r);
+        *trouble = error_text(r->error);
+    }
+
+    if (!r->thread && !timer_pending(r->timer)) {
+        timer_mod(r->timer, 0);
+    } else if (wake) {
+        qemu_cond_signal(&r->cond); /* without the lock, which it needs next */
+    }
+    return len;
 }

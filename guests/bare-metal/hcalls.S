@@ -17,6 +17,7 @@
 #define SPR_TB          268
 #define MSR_FP          0x2000
 #define RING_SHIFT      20
+#define FETCH_AND_INCREMENT_BOUNDED 24
 
         .text
         /* At the machine's start, MSR[FP] is set; interrupts clear it. */
@@ -84,6 +85,7 @@ batch:  lwsync
         std     r6, START(r31)
         beq     record
         beq     cr1, time
+        bgt     cr1, atomic
         bgt     check
 
         ld      r4, ARGUMENT(r31)
@@ -158,6 +160,27 @@ time:   li      r20, 0
         addi    r24, r24, 1
         std     r24, FAULTS(r31)
 2:      bdnz    1b
+        b       over
+
+        /*
+         * The same of an atomic operation that TCG executes exclusively, after
+         * 64 microseconds of other work each
+         */
+atomic: li      r20, 0
+        addi    r24, r31, BOUNDED
+1:      mfspr   r21, SPR_TB
+2:      mfspr   r22, SPR_TB
+        sub     r22, r22, r21
+        cmpldi  r22, TB_HZ / 1000000 * 64
+        blt     2b
+        mfspr   r21, SPR_TB
+        lwat    r3, r24, FETCH_AND_INCREMENT_BOUNDED
+        mfspr   r22, SPR_TB
+        sub     r22, r22, r21
+        clrlsldi r23, r20, 47, 3
+        stdx    r22, r23, r16
+        addi    r20, r20, 1
+        bdnz    1b
 
 over:   mfspr   r6, SPR_TB
         std     r6, END(r31)

@@ -29,6 +29,7 @@
 #define NOTE            1       /* record its r3 and r4 */
 #define CHECK           2       /* check its r3 and r4 */
 #define TIME            3       /* record its duration */
+#define ATOMIC          4       /* instead, time an atomic operation */
 #define INTERRUPTS      40      /* whether to take interrupts in a batch */
 #define INTERVAL        48      /* of the decrementer, in ticks of time base */
 #define START           56      /* the time base when the batch began */
@@ -47,6 +48,7 @@
 #define ARGUMENT_R5     248     /* r5 of these calls */
 #define ARGUMENT_R6     256
 #define OUTCOME         264     /* r3 after the last of these calls */
+#define BOUNDED         272     /* the operand of atomic operations */
 /* What an interrupt handler does in the middle of a call */
 #define INNER           152     /* how many calls are left, one per interrupt */
 #define INNER_OPCODE    160

@@ -1,7 +1,7 @@
 /*
  * sPAPR hypercalls that have to wait for their answer
  *
- * A vCPU that waits sleeps in its own thread, for a few milliseconds at a time.
+ * A vCPU that waits sleeps in its thread, for a few milliseconds at a time.
  * Unlike a vCPU that cedes, it is not "halted". A halted vCPU takes interrupts
  * even if the guest has masked them in MSR[EE]: see
  * p9_next_unmasked_interrupt(). And H_JOIN, ibm,suspend-me, start-cpu and CAS
@@ -16,6 +16,7 @@
 #include "hw/ppc/spapr_cpu_core.h"
 #include "hw/ppc/spapr_hcall_wait.h"
 #include "system/cpu-timers.h"
+#include "system/cpus.h"
 #include "system/hw_accel.h"
 #include "system/kvm.h"
 #include "system/replay.h"
@@ -45,7 +46,10 @@
 #define GIVEN_UP_NS (10 * NANOSECONDS_PER_SECOND)
 #define GIVEN_UP_KVM_NS NANOSECONDS_PER_SECOND
 
-/* Interrupt vectors are here if LPCR[AIL] is 3 and the MMU is on. */
+/*
+ * Interrupt vectors are here if LPCR[AIL] is 3 and the MMU is on. No guest has
+ * the vectors of AIL 2: H_SET_MODE refuses it, both in QEMU and in KVM.
+ */
 #define AIL_3 0xc000000000004000ULL
 
 static SpaprHcallWait *wait_of(CPUState *cs)
@@ -76,76 +80,90 @@ static target_ulong *return_address(CPUPPCState *env)
 }
 
 /*
- * Whether @cs, which is not running now, has nothing to do but to try its
- * hypercall again.
+ * Whether @cs, which is not running now, has nothing to do but to sleep until
+ * it tries its hypercall again.
  */
-static bool only_waits(CPUState *cs)
+static bool only_sleeps(CPUState *cs)
 {
     SpaprHcallWait *wait = wait_of(cs);
 
-    return wait->queue && !wait->woken && wait->nip == cpu_env(cs)->nip;
+    return wait->queue && !wait->woken && !wait->slept &&
+           wait->nip == cpu_env(cs)->nip;
 }
 
-/* With thread=single, vCPUs share a thread: one that sleeps delays all. */
+/*
+ * Whether the thread of @self has something else to do than to sleep. With
+ * thread=single, one vCPU that sleeps delays all.
+ */
 static bool thread_is_needed(CPUState *self)
 {
     CPUState *cs;
 
     CPU_FOREACH(cs) {
-        if (cs == self || cs->thread != self->thread) {
-            continue;
-        }
-        if (cpu_has_work(cs) || (!cs->halted && !only_waits(cs))) {
+        if (cs->thread == self->thread &&
+            (cs->stop || !cpu_work_list_empty(cs) ||
+             (tcg_enabled() && cpu_has_work(cs)) ||
+             (!cs->halted && !only_sleeps(cs)))) {
             return true;
         }
     }
-    return false;
+    return cpu_is_stopped(self);
 }
 
 /*
- * With -icount, all vCPUs share one thread, and the main loop advances the
- * guest's time without instructions only while all vCPUs are halted. The guest
- * cannot see that a vCPU was halted: the flag is restored before any vCPU runs.
+ * With -icount, time passes for the guest only while vCPUs execute
+ * instructions. Advance its clock as far as the host's, or at once to the next
+ * timer if the guest's clock ends the wait and the user has asked for that.
  */
-static void set_halted(bool halted)
+static void sleep_icount(CPUState *cs, int ms)
+{
+    QEMUTimer *timer = wait_of(cs)->queue->timer;
+    int64_t start = cpu_get_clock();
+    int64_t timer_ns = qemu_clock_deadline_ns_all(QEMU_CLOCK_VIRTUAL,
+                                                  ~QEMU_TIMER_ATTR_EXTERNAL);
+
+    if (timer && timer_pending(timer) && icount_skips_idle_time()) {
+        icount_advance(timer_ns);
+        return;
+    }
+    if (timer_ns >= 0) {
+        ms = MIN(ms, DIV_ROUND_UP(timer_ns, SCALE_MS));
+    }
+    if (ms) {
+        qemu_cond_timedwait_bql(cs->halt_cond, ms);
+        icount_advance(cpu_get_clock() - start);
+    }
+}
+
+/*
+ * Sleep until the next try. With TCG, this is queued work of the vCPU, and so
+ * runs outside its execution loop: an exclusive section of another vCPU, which
+ * has to wake all vCPUs in their loops, does not wait for one that sleeps.
+ */
+static void wait_sleep(CPUState *self, run_on_cpu_data max_ms)
 {
     CPUState *cs;
 
-    if (!icount_enabled() || replay_mode != REPLAY_MODE_NONE) {
+    if (!wait_of(self)->queue || thread_is_needed(self)) {
         return;
     }
-
+    /* The host's clock must not have an effect under record and replay. */
+    if (icount_enabled() && replay_mode == REPLAY_MODE_NONE) {
+        sleep_icount(self, max_ms.host_int);
+    } else {
+        qemu_cond_timedwait_bql(self->halt_cond, max_ms.host_int);
+    }
     CPU_FOREACH(cs) {
-        SpaprHcallWait *wait = wait_of(cs);
-
-        if (halted ? cs->halted || !only_waits(cs) : !wait->halted) {
-            continue;
-        }
-        cs->halted = wait->halted = halted;
-        if (!halted) {
-            /* MSR[EE] may mask an interrupt that came during the halt. */
-            ppc_maybe_interrupt(cpu_env(cs));
+        if (cs->thread == self->thread) {
+            wait_of(cs)->slept = true;
         }
     }
-    qemu_notify_event();
 }
 
 static int slice_ms(CPUState *cs)
 {
     return kvm_enabled() && FIELD_EX64(cpu_env(cs)->msr, MSR, EE) ?
            SLICE_KVM_MS : SLICE_MS;
-}
-
-static void wait_sleep(CPUState *cs, int ms)
-{
-    if (qatomic_read(&cs->exit_request) || thread_is_needed(cs) ||
-        (tcg_enabled() && cpu_has_work(cs))) {
-        return;
-    }
-
-    set_halted(true);
-    qemu_cond_timedwait_bql(cs->halt_cond, ms);
-    set_halted(false);
 }
 
 static void wait_begin(SpaprHcallQueue *queue, CPUState *cs)
@@ -170,7 +188,7 @@ void spapr_hcall_queue_wake_one(SpaprHcallQueue *queue)
     SpaprHcallWait *wait;
 
     QTAILQ_FOREACH(wait, &queue->vcpus, next) {
-        if (!wait->woken) {
+        if (!wait->woken && !wait->cs->unplug) {
             wait->woken = true;
             queue->held_until = get_clock() + SLICE_MS * SCALE_MS;
             qemu_cpu_kick(wait->cs);
@@ -229,6 +247,7 @@ target_ulong spapr_hcall_wait(SpaprHcallQueue *queue, PowerPCCPU *cpu,
     CPUState *cs = CPU(cpu);
     SpaprHcallWait *wait = wait_of(cs);
     target_ulong *address;
+    run_on_cpu_data slice;
 
     if (wait->queue != queue) {
         wait_begin(queue, cs);
@@ -237,12 +256,12 @@ target_ulong spapr_hcall_wait(SpaprHcallQueue *queue, PowerPCCPU *cpu,
     address = return_address(&cpu->env);
     *address -= 4;
     wait->nip = *address;
-    wait->woken = false;
-    if (address == &cpu->env.nip) { /* no interrupt handler has to run first */
-        wait_sleep(cs, MIN(max_ms, slice_ms(cs)));
-    }
+    wait->woken = wait->slept = false;
+    slice = RUN_ON_CPU_HOST_INT(MIN(max_ms, slice_ms(cs)));
     if (tcg_enabled()) {
-        cpu_exit(cs); /* with thread=single, let the next vCPU run */
+        async_run_on_cpu(cs, wait_sleep, slice);
+    } else {
+        wait_sleep(cs, slice);
     }
     return opcode; /* r3 of the next try */
 }
@@ -257,5 +276,8 @@ void spapr_hcall_wait_end(PowerPCCPU *cpu)
         QTAILQ_REMOVE(&queue->vcpus, wait, next);
         wait->queue = NULL;
         spapr_hcall_queue_wake_one(queue);
+        if (tcg_enabled() && !spapr_hcall_queue_is_empty(queue)) {
+            cpu_exit(CPU(cpu)); /* with thread=single, let the next vCPU run */
+        }
     }
 }

@@ -22,7 +22,6 @@
 #include "hw/ppc/spapr_rng.h"
 #include "hw/qdev-properties.h"
 #include "kvm_ppc.h"
-#include "system/cpu-timers.h"
 #include "system/kvm.h"
 #include "system/replay.h"
 #include "system/reset.h"
@@ -63,7 +62,7 @@ static int64_t wait_left_ms(SpaprRng *s, int64_t ns)
 static target_ulong h_random_fail(SpaprRng *s, PowerPCCPU *cpu)
 {
     if (wait_left_ms(s, spapr_rng_pool_dry_ns(&s->pool)) <= 0) {
-        rng_backend_trouble(s->rng, RNG_SILENT, "no word in %" PRIu32
+        rng_backend_trouble(s->rng, RNG_STATE_SILENT, "no word in %" PRIu32
                             " ms; H_RANDOM fails until there is one",
                             s->timeout);
     }
@@ -97,6 +96,14 @@ static target_ulong h_random_wait(SpaprRng *s, PowerPCCPU *cpu,
     return spapr_hcall_wait(&s->queue, cpu, opcode, left_ms);
 }
 
+/* Whether the call leaves a word to a vCPU that has waited longer */
+static bool h_random_holds_back(SpaprRng *s, PowerPCCPU *cpu)
+{
+    /* It must not fail for the sake of another one. */
+    return wait_left_ms(s, spapr_hcall_waited_ns(&s->queue, cpu)) > 0 &&
+           spapr_hcall_holds_back(&s->queue, cpu);
+}
+
 static target_ulong h_random(PowerPCCPU *cpu, SpaprMachineState *spapr,
                              target_ulong opcode, target_ulong *args)
 {
@@ -108,7 +115,7 @@ static target_ulong h_random(PowerPCCPU *cpu, SpaprMachineState *spapr,
     bool over_quota = with_quota && !spapr_rng_quota_word_is_due(&s->quota);
 
     if (!has_word || over_quota ||
-        (any_wait && spapr_hcall_holds_back(&s->queue, cpu))) {
+        (any_wait && h_random_holds_back(s, cpu))) {
         return h_random_wait(s, cpu, opcode, over_quota);
     }
 
@@ -139,7 +146,7 @@ static const SpaprRngStat spapr_rng_stats[] = {
     { "waits", "calls that had to wait", offsetof(SpaprRng, queue.waits) },
     { "wait-time", "nanoseconds that calls waited",
       offsetof(SpaprRng, queue.wait_ns) },
-    { "timeouts", "calls that failed for lack of bytes",
+    { "timeouts", "calls that returned H_HARDWARE",
       offsetof(SpaprRng, timeouts) },
     { "throttled", "calls that had to wait because of max-bytes",
       offsetof(SpaprRng, throttled) },
@@ -260,8 +267,8 @@ static void spapr_rng_realize(DeviceState *dev, Error **errp)
     SpaprRng *s = SPAPR_RNG(dev);
 
     if (!spapr_rng_check_machine(errp) ||
-        !spapr_rng_quota_check(&s->quota, s->timeout, errp) ||
-        !spapr_rng_check_source(s, errp)) {
+        !spapr_rng_check_source(s, errp) ||
+        !spapr_rng_quota_check(&s->quota, s->timeout, errp)) {
         return;
     }
     s->in_kernel = s->use_kvm && spapr_rng_enable_kvm(s, errp);
@@ -269,9 +276,13 @@ static void spapr_rng_realize(DeviceState *dev, Error **errp)
         return;
     }
 
+    if (s->rng) {
+        rng_backend_attach(s->rng);
+    }
     spapr_hcall_queue_init(&s->queue);
     if (!s->in_kernel) {
         s->quota.timer = timer_new_ns(QEMU_CLOCK_VIRTUAL, spapr_rng_wake, s);
+        s->queue.timer = s->quota.timer;
         s->pool.backend = s->rng;
         s->pool.ready = spapr_rng_wake;
         s->pool.opaque = s;
@@ -326,6 +337,8 @@ static void spapr_rng_set_link(Object *obj, Visitor *v, const char *name,
         trace_spapr_rng_replace(
             object_get_canonical_path_component(OBJECT(s->rng)));
         spapr_rng_pool_set_backend(&s->pool, s->rng);
+        rng_backend_detach(old);
+        rng_backend_attach(s->rng);
         spapr_hcall_queue_wake_one(&s->queue);
     }
     object_unref(old);
@@ -354,13 +367,16 @@ static void spapr_rng_unrealize(DeviceState *dev)
     spapr_ovec_clear(SPAPR_MACHINE(qdev_get_machine())->ov5, OV5_PFO_HW_RNG);
     if (s->in_kernel) {
         kvmppc_set_in_kernel_random(false);
-        return;
+    } else {
+        spapr_unregister_hypercall(H_RANDOM);
+        spapr_rng_pool_destroy(&s->pool);
+        spapr_hcall_queue_drain(&s->queue);
+        s->queue.timer = NULL;
+        g_clear_pointer(&s->quota.timer, timer_free);
     }
-
-    spapr_unregister_hypercall(H_RANDOM);
-    spapr_rng_pool_destroy(&s->pool);
-    g_clear_pointer(&s->quota.timer, timer_free);
-    spapr_hcall_queue_drain(&s->queue);
+    if (s->rng) {
+        rng_backend_detach(s->rng);
+    }
 }
 
 static void spapr_rng_reset_hold(Object *obj, ResetType type)
@@ -396,7 +412,7 @@ static void spapr_rng_class_init(ObjectClass *oc, void *data)
     object_class_property_set_description(oc, "use-kvm",
         "have KVM serve the guest, the backend only where KVM cannot");
     object_class_property_set_description(oc, "timeout",
-        "milliseconds a call waits for the backend (0: for ever)");
+        "milliseconds a call may wait (0: for ever)");
     object_class_property_set_description(oc, "pool-size",
         "most bytes read ahead of the guest (8 to 4096; 8: none)");
     object_class_property_set_description(oc, "max-bytes",

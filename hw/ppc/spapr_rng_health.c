@@ -1,20 +1,22 @@
 /*
  * sPAPR random number generator: health tests of its source
  *
- * Three tests, each of which raises a false alarm with a probability of at most
- * 2^-64 for a word of a perfect source:
+ * The probabilities are those of a false alarm with a perfect source;
+ * tests/unit/test-spapr-rng-health.c computes them.
  *
- * - Repetition count (SP 800-90B, 4.4.1): two words in a row are the same. The
- *   probability is 2^-64.
+ * - Repetition count (SP 800-90B, 4.4.1): a word is the same as the one before
+ *   it: 2^-64 for each word. To notice a chunk of 16, 32 or 64 bytes that is
+ *   delivered twice, each second word is compared with the one 2 before it,
+ *   each fourth with the one 4 before it, and each eighth with the one 8 before
+ *   it. In all, that is less than 2^-63 for each word.
  * - Adaptive proportion (SP 800-90B, 4.4.2) of the last byte of each word: 27
- *   or more words of a window of 512 end in the same byte as its first word.
- *   Each of the other 511 words does so with a probability of 1/256. The
- *   probability that 26 or more of them do is 2^-66.0; that 25 or more do,
- *   2^-62.2.
- * - Stuck bits: a bit is the same in all 512 words. The probability that this
- *   happens to any of the 64 bits is 64 * 2^-511. One stuck bit only doubles
- *   the probability of a byte, which is too little for the adaptive proportion
- *   test.
+ *   or more words of a window of 512 end in the same byte as its first word:
+ *   2^-66.0 for each window.
+ * - Stuck bits: a bit is the same in the first 72 words of a window:
+ *   64 * 2^-71 = 2^-65. Text, clocks, counters, and words that are only partly
+ *   random have such bits.
+ * - Ones: of the 4608 bits of these 72 words, less than 1994 or more than 2614
+ *   are 1: 2^-64.1.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -26,46 +28,134 @@
 
 #define WORD_SIZE sizeof(uint64_t)
 
+/* The first words of a window, in which bits are counted */
+#define HEAD SPAPR_RNG_HEALTH_STARTUP
+#define HEAD_BITS (HEAD * 64)
+#define ONES_MIN 1994
+
+#define PENALTY_MIN (SPAPR_RNG_HEALTH_WINDOW / 2)
+#define PENALTY_MAX (16 * SPAPR_RNG_HEALTH_WINDOW)
+
+/* By how much each good window lowers the penalty */
+#define PENALTY_STEP 8
+
+static uint64_t word_at(const uint8_t *data, size_t i)
+{
+    return ldq_be_p(data + i * WORD_SIZE);
+}
+
 static void window_begin(SpaprRngHealth *h, uint64_t first)
 {
     h->sample = first;
     h->same = 0;
-    h->ones = UINT64_MAX;
-    h->zeros = UINT64_MAX;
+    h->ones = 0;
+    h->all_and = UINT64_MAX;
+    h->all_or = 0;
 }
 
-/* Add words to the window. The loop has no branches, which makes it faster. */
-static bool window_add(SpaprRngHealth *h, const uint8_t *data, size_t words)
+/*
+ * Whether a word equals the one before it; also count words like @sample. The
+ * loops here and below have no branches, which makes them faster.
+ */
+static bool compare_words(SpaprRngHealth *h, const uint8_t *data, size_t words)
 {
-    uint64_t ones = h->ones, zeros = h->zeros, last = h->last;
+    uint64_t last = h->last[0];
     unsigned same = h->same;
-    bool repeats = false;
+    bool found = false;
 
     for (size_t i = 0; i < words; i++) {
-        uint64_t word = ldq_be_p(data + i * WORD_SIZE);
+        uint64_t word = word_at(data, i);
 
-        repeats |= word == last;
+        found |= word == last;
         same += (uint8_t)word == h->sample;
-        ones &= word;
-        zeros &= ~word;
         last = word;
     }
-    h->ones = ones;
-    h->zeros = zeros;
-    h->last = last;
+    h->last[0] = last;
     h->same = same;
-    h->seen += words;
-    return repeats;
+    return found;
 }
 
-/* Whether the words of the window so far are good */
-static bool window_is_good(SpaprRngHealth *h, bool repeats)
+/* Whether a word at a multiple of @lag equals the one @lag words before. */
+static bool compare_chunks(SpaprRngHealth *h, const uint8_t *data, size_t words,
+                           unsigned lag)
 {
-    uint64_t stuck = h->ones | h->zeros;
+    unsigned k = ctz32(lag);
+    uint64_t last = h->last[k];
+    bool found = false;
 
-    if (repeats) {
-        snprintf(h->found, sizeof(h->found),
-                 "the same word came twice in a row");
+    for (size_t i = -h->seen % lag; i < words; i += lag) {
+        uint64_t word = word_at(data, i);
+
+        found |= word == last;
+        last = word;
+    }
+    h->last[k] = last;
+    return found;
+}
+
+/* Whether words repeat earlier ones: returns how much earlier, or 0. */
+static unsigned find_repeat(SpaprRngHealth *h, const uint8_t *data,
+                            size_t words)
+{
+    unsigned found = 0;
+
+    for (unsigned lag = 8; lag > 1; lag /= 2) {
+        found = compare_chunks(h, data, words, lag) ? lag : found;
+    }
+    return compare_words(h, data, words) ? 1 : found;
+}
+
+static void count_bits(SpaprRngHealth *h, const uint8_t *data, size_t words)
+{
+    uint64_t all_and = h->all_and, all_or = h->all_or;
+    unsigned ones = h->ones;
+
+    for (size_t i = 0; i < words; i++) {
+        uint64_t word = word_at(data, i);
+
+        all_and &= word;
+        all_or |= word;
+        ones += ctpop64(word);
+    }
+    h->all_and = all_and;
+    h->all_or = all_or;
+    h->ones = ones;
+}
+
+/* Whether the first words of a window are good, once they have come */
+static bool head_is_good(SpaprRngHealth *h)
+{
+    uint64_t stuck = h->all_and | ~h->all_or;
+
+    if (h->seen != HEAD) {
+        return true;
+    }
+    if (stuck) {
+        snprintf(h->found, sizeof(h->found), "bit %d was the same in %d words",
+                 ctz64(stuck), HEAD);
+        return false;
+    }
+    if (h->ones < ONES_MIN || h->ones > HEAD_BITS - ONES_MIN) {
+        snprintf(h->found, sizeof(h->found), "%u of %d bits were 1", h->ones,
+                 HEAD_BITS);
+        return false;
+    }
+    return true;
+}
+
+/* Add words to the window. They must not go beyond its head, nor its end. */
+static bool window_add(SpaprRngHealth *h, const uint8_t *data, size_t words)
+{
+    unsigned lag = find_repeat(h, data, words);
+
+    if (h->seen < HEAD) {
+        count_bits(h, data, words);
+    }
+    h->seen += words;
+
+    if (lag) {
+        snprintf(h->found, sizeof(h->found), "a word equals the one %u before",
+                 lag);
         return false;
     }
     if (h->same >= SPAPR_RNG_HEALTH_CUTOFF) {
@@ -73,36 +163,52 @@ static bool window_is_good(SpaprRngHealth *h, bool repeats)
                  h->same, h->seen, h->sample);
         return false;
     }
-    if (h->seen == SPAPR_RNG_HEALTH_WINDOW && stuck) {
-        snprintf(h->found, sizeof(h->found), "bit %d was the same in %u words",
-                 ctz64(stuck), h->seen);
-        return false;
+    return head_is_good(h);
+}
+
+/*
+ * A source that fails soon after it has recovered must be good for longer. This
+ * takes whole windows, so that the last words before @left is 0 are the first
+ * ones of a window.
+ */
+static void fail(SpaprRngHealth *h)
+{
+    if (!h->left || h->penalty < SPAPR_RNG_HEALTH_WINDOW) {
+        h->penalty = MIN(h->penalty * 2, PENALTY_MAX);
     }
-    return true;
+    h->left = QEMU_ALIGN_UP(h->penalty, SPAPR_RNG_HEALTH_WINDOW) +
+              SPAPR_RNG_HEALTH_STARTUP;
+    h->seen = 0;
+}
+
+void spapr_rng_health_init(SpaprRngHealth *h)
+{
+    memset(h, 0, sizeof(*h));
+    h->left = SPAPR_RNG_HEALTH_STARTUP;
+    h->penalty = PENALTY_MIN;
 }
 
 bool spapr_rng_health_test(SpaprRngHealth *h, const uint8_t *data, size_t words)
 {
-    bool good = true;
-
     while (words) {
-        size_t n = MIN(words, SPAPR_RNG_HEALTH_WINDOW - h->seen);
-        bool repeats;
+        unsigned end = h->seen < HEAD ? HEAD : SPAPR_RNG_HEALTH_WINDOW;
+        size_t n = MIN(words, end - h->seen);
 
         if (!h->seen) {
-            window_begin(h, ldq_be_p(data));
+            window_begin(h, word_at(data, 0));
         }
-        repeats = window_add(h, data, n);
-        if (!window_is_good(h, repeats)) {
-            h->failed = true;
-            h->seen = 0;
-            good = false;
-        } else if (h->seen == SPAPR_RNG_HEALTH_WINDOW) {
-            h->failed = false;
-            h->seen = 0;
+        if (!window_add(h, data, n)) {
+            fail(h);
+            return false;
         }
+        if (h->seen == SPAPR_RNG_HEALTH_WINDOW) {
+            h->seen = 0;
+            h->penalty -= h->left ? 0 : MIN(h->penalty - PENALTY_MIN,
+                                            PENALTY_STEP);
+        }
+        h->left -= MIN(h->left, n);
         data += n * WORD_SIZE;
         words -= n;
     }
-    return good;
+    return true;
 }

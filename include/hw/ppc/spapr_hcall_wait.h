@@ -26,6 +26,8 @@ typedef struct SpaprHcallWait SpaprHcallWait;
 /**
  * struct SpaprHcallQueue - vCPUs that wait for the same event
  * @vcpus: the waits of the vCPUs, the oldest first
+ * @timer: a timer of QEMU_CLOCK_VIRTUAL that ends waits while it is pending, or
+ *         NULL
  * @held_until: until when the vCPU that was woken last goes before vCPUs that
  *              were not woken, in ns of get_clock()
  * @waits: how many waits have begun so far
@@ -36,6 +38,7 @@ typedef struct SpaprHcallWait SpaprHcallWait;
  */
 typedef struct SpaprHcallQueue {
     QTAILQ_HEAD(, SpaprHcallWait) vcpus;
+    QEMUTimer *timer;
     int64_t held_until;
     uint64_t waits;
     uint64_t wait_ns;
@@ -49,7 +52,7 @@ typedef struct SpaprHcallQueue {
  * @since: when the wait began, in ns of cpu_get_clock()
  * @seen: when the hypercall was tried last, in ns of cpu_get_clock()
  * @woken: the vCPU was woken to try again, and has not tried since
- * @halted: the vCPU is halted because it waits: see set_halted()
+ * @slept: the thread of the vCPU has slept since the last try
  *
  * An interrupt handler may make the same hypercall while the one that it
  * interrupted waits. Both belong to one wait, which ends with the first answer.
@@ -61,7 +64,7 @@ struct SpaprHcallWait {
     int64_t since;
     int64_t seen;
     bool woken;
-    bool halted;
+    bool slept;
     QTAILQ_ENTRY(SpaprHcallWait) next;
 };
 
@@ -141,8 +144,9 @@ int64_t spapr_hcall_waited_ns(SpaprHcallQueue *queue, PowerPCCPU *cpu);
  *          1 ms if KVM may have an interrupt for it, and less if it has work
  *          to do
  *
- * Defer a hypercall: append @cpu to @queue if it does not wait yet, release the
- * BQL and sleep, then let the vCPU execute the hypercall again.
+ * Defer a hypercall: append @cpu to @queue if it does not wait yet, and have it
+ * sleep, without the BQL, and then execute the hypercall again. With KVM, the
+ * sleep is part of this function; with TCG, it follows later.
  *
  * Returns: what the handler of the hypercall has to return
  */

@@ -23,7 +23,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(SpaprRng, SPAPR_RNG)
  *       the backend while the guest runs.
  * @use_kvm: the user wants KVM to answer H_RANDOM
  * @in_kernel: KVM answers H_RANDOM
- * @timeout: how long a call may wait for bytes, in milliseconds; 0: for ever
+ * @timeout: how long a call may wait, in milliseconds; 0: for ever
  * @quota: a limit on the words that the guest gets
  * @pool: bytes on their way to the guest
  * @queue: the vCPUs that wait for bytes or for the quota

@@ -35,7 +35,8 @@ typedef struct SpaprRngQuota {
  * @timeout: how long a call may wait, in ms; 0: for ever
  * @errp: why the quota cannot be used
  *
- * A call that waits only for the quota must not time out.
+ * A quota that gives one vCPU a word less often than once in @timeout is
+ * refused.
  *
  * Returns: whether the quota can be used
  */
