@@ -105,8 +105,13 @@ def image(tmp_path_factory):
 
 @pytest.fixture
 def guest(pseries, image, tmp_path):
-    """A function that starts a machine with the bare-metal guest."""
-    return functools.partial(bare_metal.Guest, pseries, image, tmp_path)
+    """A function that starts a machine with the bare-metal guest.
+
+    Without health tests by default: a source that is tested has to give 72
+    words before the guest gets one.
+    """
+    return functools.partial(bare_metal.Guest, pseries, image, tmp_path,
+                             health_test='off')
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 from testlib import TOP
 from testlib.limits import HANG
 from testlib.programs import run
+from testlib.slow_source import SLOW
 
 
 def bench(*args):
@@ -83,7 +84,7 @@ def test_slow(found):
     """The guest gets no more bytes than there are, and QEMU can be stopped."""
     entries = found['results']['slow']
     assert [(e['chunk'], e['chunk_ms'], e['qemu']) for e in entries] == [
-        (chunk, ms, qemu) for chunk, ms in ((64, 10), (32, 20), (32, 500))
+        (chunk, ms, qemu) for chunk, ms in SLOW.values()
         for qemu in ('ours', 'peer')]
     for entry in entries:
         figures, = entry['slow']

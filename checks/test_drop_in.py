@@ -35,9 +35,9 @@ WARNING = ("warning: spapr-rng: use-kvm=true needs the KVM accelerator; the "
 def test_starts(tmp_path, monkeypatch, args, warning, accels, build):
     """Each command line starts QEMU's own device, and this one."""
     monkeypatch.chdir(tmp_path)
-    first, *others = accels
-    with machine(tmp_path, *(f'-accel={name}' for name in others), *args, '-S',
-                 accel=first, build=OUT / build) as vm:
+    fallback = [word for name in accels[1:] for word in ('-accel', name)]
+    with machine(tmp_path, *fallback, *args, '-S', accel=accels[0],
+                 build=OUT / build) as vm:
         vm.launch()
         assert vm.cmd('query-status')['status'] == 'prelaunch'
     assert (WARNING in vm.get_log()) == (bool(warning) and build == KIND)

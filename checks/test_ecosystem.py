@@ -107,7 +107,7 @@ def test_backend_before_start(pseries, image, tmp_path, source):
         at = args.index('late,id=rng0')
         return pseries(*args[:at - 1], *args[at + 1:], '-preconfig', **kwargs)
 
-    vm = Guest(make, image, tmp_path, 'late')
+    vm = Guest(make, image, tmp_path, 'late', health_test='off')
     vm.qemu.cmd('object-add', qom_type='rng-random', id='rng0',
                 filename=str(source))
     vm.qemu.cmd('x-exit-preconfig')

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The messages about a source that fails: one line for each failure."""
 
+import errno
 import os
 import re
 import time
 from contextlib import closing
 
-from test_sources import RECOVERY, trouble
+import pytest
+
 from test_egd import until_connected
+from test_sources import (RECOVERY, failing_read,  # noqa: F401
+                          spied, trouble)  # pylint: disable=unused-import
 from testlib.bare_metal import source_bytes, word
 from testlib.egd import EgdDaemon
 from testlib.hcalls import H_HARDWARE
-from testlib.limits import until
+from testlib.limits import HANG, until
 from testlib.machine import statistic
 
 INTERVAL = 30   # seconds in which QEMU reports a source at most once
@@ -120,4 +124,78 @@ def test_null_chardev(guest):
     vm.call()
     vm.finish()
     assert len(vm.reports()) == 1
+    vm.quit()
+
+
+def state(vm):
+    return vm.qemu.cmd('qom-get', path='/objects/rng0', property='state')
+
+
+def until_event(vm, expected, why):
+    """Wait for an event with this state, whose message contains `why`."""
+    event = vm.qemu.event_wait('RNG_STATE_CHANGED', timeout=HANG)
+    data = event['data']
+    assert (data['id'], data['state']) == ('rng0', expected)
+    assert why in data['message']
+    assert data['message'] in vm.reports()[-1]
+    assert state(vm) == expected
+
+
+def end_of_file(request, tmp_path):
+    source = tmp_path / 'source'
+    source.touch()
+    vm = request.getfixturevalue('guest')(f'rng-random,filename={source}',
+                                          timeout=0)
+    yield vm, 'silent', 'end of file'
+    source.write_bytes(source_bytes(0, 1))
+    yield 'gives data again'
+
+
+def read_error(request, tmp_path):
+    source = tmp_path / 'source'
+    source.write_bytes(source_bytes(0, 1))
+    vm, control = request.getfixturevalue('spied')(source, errno.EIO)
+    yield vm, 'silent', 'Input/output error'
+    control[0] = 0
+    yield 'gives data again'
+
+
+def hang_up(request, tmp_path):
+    with closing(EgdDaemon(tmp_path / 'egd')) as daemon:
+        daemon.silent = True
+        daemon.start()
+        vm = request.getfixturevalue('guest')(*daemon.backend(), timeout=0)
+        vm.call()
+        until(lambda: daemon.requests)
+        daemon.stop()
+        yield vm, 'silent', 'there is no daemon'
+        daemon.silent = False
+        daemon.start()
+        yield 'gives data again'
+
+
+def not_random(request, _):
+    fifo = request.getfixturevalue('fifo')
+    fifo.write(bytes(8))
+    vm = request.getfixturevalue('guest')(fifo.backend, timeout=0,
+                                          health_test='on')
+    yield vm, 'bad', 'all bytes are thrown away'
+    fifo.write(source_bytes(0, 1000))
+    yield 'gives random data again'
+
+
+@pytest.mark.parametrize('fault', [end_of_file, read_error, hang_up,
+                                   not_random])
+def test_events(request, tmp_path, fault):
+    """Programs get an event when a fault begins, and when it ends."""
+    steps = fault(request, tmp_path)
+    vm, expected, why = next(steps)
+    if vm.done(0):
+        assert state(vm) == 'good'
+        vm.call()
+    until_event(vm, expected, why)
+    until_event(vm, 'good', next(steps))
+    vm.finish()
+    assert not vm.qemu.get_qmp_events()
+    next(steps, None)
     vm.quit()

@@ -123,7 +123,11 @@ def test_migration(start, saved, source, destination):
 
 
 def test_stream(saved, tree):
-    """All machines of ENDS send the same sections, as the peer does."""
+    """
+    All machines of ENDS send the same sections, as the peer does.
+
+    Only the bit that Linux negotiates may differ.
+    """
     def state(end, what):
         done = subprocess.run(
             ['/usr/bin/python3', tree / 'scripts/analyze-migration.py',
@@ -133,8 +137,9 @@ def test_stream(saved, tree):
 
     options = [find(state(end, 'state'), 'spapr_option_vector_ov5_cas')
                ['ov5_cas']['bitmap'] for end in ENDS]
-    assert options[0].strip('0 ')
-    assert set(options) == {options[0]}
+    bits = [int(option.replace(' ', ''), 16) for option in options]
+    assert bits[0]
+    assert all((bits[0] ^ other).bit_count() <= 1 for other in bits)
 
     devices = [{device['name']: device
                 for device in state(end, 'desc')['devices']} for end in ENDS]

@@ -10,11 +10,12 @@ import time
 
 import pytest
 
+from test_speed import best_run
 from testlib import KERNELS
 from testlib.bare_metal import source_bytes, word
 from testlib.hcalls import H_HARDWARE, H_SUCCESS, TICKS
 from testlib.limits import HANG, until, within
-from testlib.linux import CURRENT
+from testlib.linux import CURRENT, VIRTIO
 from testlib.machine import (device, format_disk, hmp, set_property,
                              spapr_rng, statistic)
 from testlib.nested import KNOWN, L1, L2, LinuxL2, shell_bytes
@@ -310,7 +311,8 @@ def linux_on_two(l1, *args, cpus='2'):
     l1.sh('timeout 0.1 cat fifo >/dev/null; true')
     return LinuxL2(l1, f'{RNG}/dev/urandom',
                    '-object rng-random,id=dry,filename=fifo', '-device',
-                   device(rng='rng0', timeout=0, pool_size=8), *args,
+                   device(rng='rng0', timeout=0, pool_size=8,
+                          health_test='off'), *args,
                    cpus=cpus)
 
 
@@ -404,6 +406,38 @@ def test_l0_runs_dry(l1, source):
     check_in_order([l2.results()[-1][1:]], 2 * WORDS)
 
 
+@pytest.mark.parametrize('of_l0', ['spapr-rng', 'virtio-rng-pci'])
+def test_generator_of_l1(boot, of_l0, capsys):
+    """L1's /dev/hwrng, which L0 limits, is a real slow source of L2."""
+    l1 = boot('-object', 'rng-random,filename=/dev/urandom,id=rng0',
+              '-device', f'{of_l0},rng=rng0,max-bytes=100,period=50')
+    if of_l0 != 'spapr-rng':
+        l1.sh(VIRTIO)
+    l2 = L2(l1, f'{RNG}/dev/hwrng', rng='rng0', timeout=0)
+    size = 4096
+
+    def run():
+        begin, end = l1.sh(
+            'cut -d " " -f 1 /proc/uptime; dd if=/dev/hwrng of=/dev/null '
+            f'bs=64 count={size // 64} 2>/dev/null; cut -d " " -f 1 '
+            '/proc/uptime')
+        plain = float(end) - float(begin)
+        l2.call(size // 8)
+        l2.qemu.cmd('query-status')
+        assert not l2.done(0)
+        l2.finish()
+        with capsys.disabled():
+            print(f'\n{of_l0}: {size / l2.seconds():.0f} bytes/s, dd in L1 '
+                  f'{size / plain:.0f}', end=' ')
+        return plain / l2.seconds()
+
+    assert best_run(run, 0.9) >= 0.9
+    l2.call(10 ** 6, record=False)
+    l2.qemu.cmd('query-status')
+    l2.quit()
+    l1.qemu.shutdown(hard=True)
+
+
 def test_no_generator(l1_without):
     """Without a generator in KVM, the error says what to do."""
     lines, status = l1_without.run_qemu(
@@ -419,7 +453,8 @@ def test_no_generator_but_backend(l1_without):
     """Without a generator in KVM, the backend serves, with one warning."""
     check_backend_serves(
         l1_without,
-        'qemu: -device spapr-rng,id=hrandom,rng=rng0,use-kvm=true: warning: '
+        'qemu: -device spapr-rng,id=hrandom,health-test=off,rng=rng0,'
+        'use-kvm=true: warning: '
         'spapr-rng: the kernel has no random number generator for guests; '
         "the backend 'rng0' serves the guest", use_kvm='true')
 
@@ -432,7 +467,8 @@ def test_enabling_fails(l1):
     why = 'the kernel does not let QEMU enable its H_RANDOM'
     check_backend_serves(
         l1,
-        'qemu: -device spapr-rng,id=hrandom,rng=rng0,use-kvm=true: warning: '
+        'qemu: -device spapr-rng,id=hrandom,health-test=off,rng=rng0,'
+        'use-kvm=true: warning: '
         f"spapr-rng: {why}; the backend 'rng0' serves the guest",
         wrapper=deny, use_kvm='true')
     # The number of the VM's descriptor is the same if QEMU opens the same

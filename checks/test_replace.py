@@ -155,7 +155,7 @@ def test_half_a_word(start, sources):
 def test_after_a_bad_source(guest, sources, timeout):
     """The state of the old source does not affect the new one."""
     vm = guest('rng-random,filename=/dev/zero', *sources.options,
-               timeout=timeout)
+               timeout=timeout, health_test='on')
 
     def call():
         vm.call()
@@ -170,7 +170,7 @@ def test_after_a_bad_source(guest, sources, timeout):
     if timeout:
         vm.finish()
         assert [status for status, _ in vm.results()] == [H_HARDWARE]
-        sources.give('b', 2)
+        sources.give('b', 72)
         replace(vm, 'rng1')
         waits = statistic(vm, 'waits')
         call()
@@ -179,28 +179,31 @@ def test_after_a_bad_source(guest, sources, timeout):
         until(lambda: got_word() or call())
     else:
         assert vm.calls_wait()
-        sources.give('b', 2)
+        sources.give('b', 71)
         replace(vm, 'rng1')
+        assert vm.calls_wait() and vm.count() == 0
+        sources.give('b', 1)
         vm.finish()
         assert vm.values() == [word(FIRST['b'])]
     # The old source is still bad, which QEMU reports again.
+    assert "rng-random 'rng0' is not tested any more" in vm.log()
     replace(vm, 'rng0')
-    vm.call(3)
+    vm.call(200)
     if timeout:
         vm.finish()
         assert vm.results()[-1][0] == H_HARDWARE
     else:
         until(lambda: vm.log().count('thrown away') == 2)
         assert time.monotonic() - start >= INTERVAL
-        assert vm.count() == 1
+        assert vm.count() == 72
     vm.quit()
 
 
 def test_by_a_bad_source(guest, fifo):
     """The health tests test the current source."""
     vm = guest(fifo.backend, '-object', 'rng-random,filename=/dev/zero,id=bad',
-               timeout=0)
-    fifo.write(source_bytes(0, 1000))
+               timeout=0, health_test='on')
+    fifo.write(source_bytes(0, 2000))
     vm.call(100)
     vm.finish()
     replace(vm, 'bad')

@@ -17,7 +17,7 @@ STEP = 5000     # instructions, enough for some dozens of calls
 def start(guest, mode, log, backend):
     # The timeout has no effect, because the log does not have the host's clock.
     vm = guest(backend, '-S', '-icount', f'shift=auto,rr={mode},rrfile={log}',
-               timeout=5)
+               timeout=5, health_test='on')
     vm.call(2000)
     return vm
 

@@ -201,3 +201,12 @@ def test_checkpatch_whole_files(top, tree):
     done = run(tree / 'scripts/checkpatch.pl', '--no-color', '--terse',
                '--strict', '-f', *sources, cwd=tree)
     assert done.returncode == 0, done.stdout
+
+
+def test_backends_alone(top, tree, out):
+    """The backends build and pass on QEMU with its own spapr-rng."""
+    done = run(top / 'scripts/bisect-check', tree, out / 'backends',
+               'rng-backends^..rng-backends', 'qos-test', 'test-rng-backend',
+               'test-rng-reader')
+    assert done.returncode == 0, done.stderr
+    assert '    Ok: 3' in done.stdout

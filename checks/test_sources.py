@@ -4,9 +4,13 @@
 import errno
 import os
 import pty
+import select
 import shutil
+import struct
+import termios
 import time
 import tty
+from pathlib import Path
 
 import pytest
 
@@ -166,6 +170,75 @@ def test_fifo_whose_writer_leaves(guest, tmp_path):
         writer.flush()
         gets(vm, [word(0), word(1)])
     assert vm.reports() == said + [RECOVERY]
+    vm.quit()
+
+
+def test_fifo_made_anew(guest, tmp_path):
+    """When the name is another FIFO, QEMU reads that one."""
+    source = tmp_path / 'fifo'
+    vm = None
+    for i in range(2):
+        os.mkfifo(source)
+        vm = vm or guest(random_backend(source), timeout=0)
+        vm.call()
+        with open(source, 'wb') as writer:
+            writer.write(source_bytes(i, i + 1))
+            writer.flush()
+            vm.finish()
+        source.unlink()
+    assert vm.values() == [word(0), word(1)]
+    vm.quit()
+
+
+def all_bytes(i):
+    """The words of all bytes, of which a terminal edits some."""
+    return bytes((i + j) % 256 for j in range(256))
+
+
+def test_terminal(guest, tmp_path):
+    """
+    A serial port gives each byte, and echoes none.
+
+    A generator that is plugged in again is another terminal of the same name.
+    """
+    source = tmp_path / 'tty'
+    vm, given = None, b''
+    for i in range(2):
+        master, slave = pty.openpty()
+        source.unlink(missing_ok=True)
+        source.symlink_to(os.ttyname(slave))
+        if vm:
+            vm.call(32)
+            until(lambda: not termios.tcgetattr(slave)[3] & termios.ICANON)
+        else:
+            vm = guest(random_backend(source), timeout=0, health_test='off')
+            vm.call(32)
+        os.write(master, all_bytes(i))
+        given += all_bytes(i)
+        vm.finish()
+        assert select.select([master], [], [], 0)[0] == []
+        os.close(slave)
+        os.close(master)
+    assert struct.pack('>64Q', *vm.values()) == given
+    vm.quit()
+
+
+def test_no_thread(spied, tmp_path):
+    """A host that allows no more threads does not end QEMU."""
+    source = tmp_path / 'source'
+    source.write_bytes(source_bytes(0, 1))
+    vm, control = spied(source)
+    control[slow_source.NO_THREADS] = True
+    said = [trouble(source, 'cannot make a thread')]
+    vm.qemu.cmd('object-add', **{'qom-type': 'rng-random', 'id': 'other'})
+    vm.call()
+    waits_quietly(vm, said)
+    control[slow_source.NO_THREADS] = False
+    gets(vm, [word(0)])
+    assert vm.reports() == said + [RECOVERY]
+    assert 'RNG rng0' in {
+        path.read_text().strip()
+        for path in Path(f'/proc/{vm.qemu.get_pid()}').glob('task/*/comm')}
     vm.quit()
 
 

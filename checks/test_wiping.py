@@ -153,7 +153,7 @@ def test_replaced(guest, fifo):
 @pytest.mark.parametrize('file, functions', [
     ('backends_rng.c', ['rng_backend_finalize',
                         'rng_backend_finalize_request']),
-    ('backends_rng-reader.c', ['take_piece', 'reader_thread']),
+    ('backends_rng-reader.c', ['rng_reader_take', 'reader_thread']),
     ('hw_ppc_spapr_rng_pool.c', ['pool_compact', 'spapr_rng_pool_set_backend',
                                  'spapr_rng_pool_drop',
                                  'spapr_rng_pool_destroy'])])

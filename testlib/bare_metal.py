@@ -33,8 +33,14 @@ def build(directory):
 
 
 def word(i):
-    """Word i of a source: 64 bits. The words of a source are all different."""
-    return (i + 1) * 0x9e3779b97f4a7c15 % 2 ** 64
+    """Word i of a source: 64 bits. The words of a source are all different.
+
+    They are those of splitmix64, which pass the health tests.
+    """
+    z = (i + 1) * 0x9e3779b97f4a7c15 % 2 ** 64
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9 % 2 ** 64
+    z = (z ^ z >> 27) * 0x94d049bb133111eb % 2 ** 64
+    return z ^ z >> 31
 
 
 def source_bytes(first, end):

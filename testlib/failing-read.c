@@ -1,6 +1,11 @@
 /*
  * Preloaded into a program: makes its reads of one file fail or take long
  *
+ * A slow file is like Linux's /dev/hwrng: rng_dev_read() of
+ * drivers/char/hw_random/core.c waits until it has all bytes that were asked for,
+ * and keeps what is left of the last chunk. With @short_reads, a read ends
+ * earlier, as that of a pipe or a serial port.
+ *
  * FAILING_FILE names the file. FAILING_CONTROL names a file that the test
  * shares, with a struct Control; fields after the end of the file are 0.
  *
@@ -11,6 +16,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -24,13 +30,15 @@
  * @error: the errno to fail with; 0: the file is read; -1: no read returns
  * @calls: the number of reads so far
  * @chunk: the source makes so many bytes at a time; 0: any number
- * @chunk_us: how many microseconds each chunk takes, even if only part is read
+ * @chunk_us: how many microseconds each chunk takes
  * @chunks_most: the source makes no more chunks than that: a read that needs
  *               more does not return. Used only if @chunk is set
  * @chunks: the number of chunks so far
  * @bytes: the number of bytes so far
  * @ended: the number of reads that have returned
  * @readers: the ids of the first threads that have read; 0: free
+ * @short_reads: a read gives what is left of a chunk, and does not wait for more
+ * @no_threads: the program cannot make threads
  */
 typedef struct Control {
     int error;
@@ -42,6 +50,8 @@ typedef struct Control {
     int bytes;
     int ended;
     int readers[READERS];
+    int short_reads;
+    int no_threads;
 } Control;
 
 static struct stat file;
@@ -90,17 +100,51 @@ static void note_reader(void)
     }
 }
 
-static void make(size_t size)
+static size_t min(size_t a, size_t b)
 {
-    int chunk = control->chunk;
+    return a < b ? a : b;
+}
 
-    for (size_t i = 0; chunk && i < size; i += chunk) {
-        sleep_us(control->chunk_us);
-        while (control->chunks >= control->chunks_most) {
-            sleep_us(1000);
-        }
-        count(&control->chunks, 1);
+static void make_chunk(void)
+{
+    sleep_us(control->chunk_us);
+    while (control->chunks >= control->chunks_most) {
+        sleep_us(1000);
     }
+    count(&control->chunks, 1);
+}
+
+/* Wait for chunks. Returns how many bytes of @size the read gives. */
+static size_t make(size_t size)
+{
+    static _Thread_local size_t left;    /* of the last chunk */
+    size_t given = 0;
+
+    if (!control->chunk) {
+        return size;
+    }
+    do {
+        size_t n;
+
+        if (!left) {
+            make_chunk();
+            left = control->chunk;
+        }
+        n = min(left, size - given);
+        left -= n;
+        given += n;
+    } while (given < size && !control->short_reads);
+    return given;
+}
+
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
+                   void *(*function)(void *), void *argument)
+{
+    int (*create)(pthread_t *, const pthread_attr_t *, void *(*)(void *),
+                  void *) = dlsym(RTLD_NEXT, "pthread_create");
+
+    return control && control->no_threads ?
+           EAGAIN : create(thread, attributes, function, argument);
 }
 
 ssize_t read(int fd, void *buf, size_t size)
@@ -113,8 +157,8 @@ ssize_t read(int fd, void *buf, size_t size)
         return real_read(fd, buf, size);
     }
 
-    count(&control->calls, 1);
     note_reader();
+    count(&control->calls, 1);
     while (control->error < 0) {
         sleep_us(1000);
     }
@@ -122,8 +166,7 @@ ssize_t read(int fd, void *buf, size_t size)
         errno = control->error;
         len = -1;
     } else {
-        make(size);
-        len = real_read(fd, buf, size);
+        len = real_read(fd, buf, make(size));
         count(&control->bytes, len > 0 ? len : 0);
     }
     count(&control->ended, 1);

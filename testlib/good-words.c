@@ -22,12 +22,13 @@ int main(int argc, char **argv)
 {
     long long left = argc == 2 ? atoll(argv[1]) : 0;
     static uint8_t data[WORDS * 8];
-    SpaprRngHealth health = { 0 };
+    SpaprRngHealth health;
 
     if (left <= 0) {
         fprintf(stderr, "usage: good-words COUNT < SOURCE\n");
         return 2;
     }
+    spapr_rng_health_init(&health);
     while (left) {
         size_t words = left < WORDS ? left : WORDS;
 

@@ -229,7 +229,8 @@ class L2(bare_metal.Guest):
         self.qemu.launch(
             *self.memory_args('ram'), f'-smp {cpus} -bios image',
             '-d trace:kvm_handle_papr_hcall -trace spapr_rng_in_kernel',
-            '-device', device(**properties), *args, wrapper=wrapper)
+            '-device', device(**{'health_test': 'off', **properties}), *args,
+            wrapper=wrapper)
 
     def _peek(self, address):
         return int(self.l1.sh(f'peek {address} 1')[0], 16)

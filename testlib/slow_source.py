@@ -11,7 +11,8 @@ from pathlib import Path
 from testlib.programs import compile_c
 
 # As slow as a TPM's generator: bytes of a chunk, and milliseconds for a chunk
-SLOW = {'10ms-64': (64, 10), '20ms-32': (32, 20), '500ms-32': (32, 500)}
+SLOW = {'10ms-64': (64, 10), '15ms-48': (48, 15), '7ms-20': (20, 7),
+        '500ms-32': (32, 500)}
 
 SIZE = 1 << 20
 FOR_EVER = 2 ** 31 - 1
@@ -19,6 +20,8 @@ FOR_EVER = 2 ** 31 - 1
 # The indices of the ints of struct Control in failing-read.c
 (ERROR, CALLS, CHUNK, CHUNK_US, CHUNKS_MOST, CHUNKS, BYTES, ENDED,
  READERS) = range(9)
+SHORT_READS = READERS + 16
+NO_THREADS = SHORT_READS + 1
 
 
 def build(directory):
@@ -46,20 +49,22 @@ def preload(library, source, path, control):
 
 class SlowSource:
     """
-    A file of random bytes. A read takes some milliseconds for each chunk of
-    the file, even if it reads only a part of the chunk.
+    A file of random bytes, which come in chunks.
 
     library: the path that build() returned
     most: how many chunks there are; a read beyond the last chunk never returns
+    short: a read gives what is left of a chunk, and does not wait for more
     """
 
-    def __init__(self, directory, library, chunk, ms, most=FOR_EVER):
+    def __init__(self, directory, library, chunk, ms, most=FOR_EVER,
+                 short=False):
         self.path = Path(directory) / 'slow-source'
         self.path.write_bytes(os.urandom(SIZE))
         self.backend = f'rng-random,filename={self.path}'
         self._library = library
         self._kept_out = set()
-        self._new_control = [0, 0, chunk, round(ms * 1000), most]
+        self._new_control = [0, 0, chunk, round(ms * 1000), most,
+                             *[0] * (SHORT_READS - CHUNKS), short]
         self._control, self.wrapper = self._prepare('slow-control')
 
     def _prepare(self, name):

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A vCPU that waits in a hypercall is as cheap for others as one that cedes."""
+
+import statistics
+import time
+
+import pytest
+
+from testlib.bare_metal import source_bytes
+from testlib.hcalls import ATOMIC, START, TB_HZ, TICKS
+from testlib.limits import until
+from testlib.machine import add_disk, cpu_share, hmp
+
+
+def wait(vm, cpus):
+    vm.call(cpus=cpus)
+    until(lambda: all(vm.get(cpu, START) for cpu in cpus))
+
+
+def exclusive_us(vm):
+    """
+    Durations in microseconds of atomic operations of vCPU 0.
+
+    For each of them, TCG stops all other vCPUs.
+    """
+    vm.call(3000, cpus=[0], record=ATOMIC)
+    until(lambda: vm.done(0))
+    return [ticks * 1e6 / TB_HZ for ticks in vm.durations()]
+
+
+@pytest.mark.parametrize('waiters', [2, 8])
+def test_exclusive_sections(guest, fifo, waiters):
+    """
+    A vCPU that waits does not delay exclusive operations of another one.
+
+    If TCG had to wake each vCPU, operations would take ten times longer.
+    """
+    vm = guest(fifo.backend, cpus=1 + waiters, timeout=0)
+
+    def is_quick():
+        """Measure both soon after each other, as the host may become busy."""
+        idle = statistics.median(exclusive_us(vm))
+        wait(vm, range(1, vm.cpus))
+        durations = exclusive_us(vm)
+        assert not any(map(vm.done, range(1, vm.cpus)))
+        fifo.write(source_bytes(0, waiters))
+        vm.finish()
+        return statistics.median(durations) <= 3 * idle + 2 and \
+            max(durations) < 5000
+
+    until(is_quick)
+    vm.quit()
+
+
+def test_exclusive_sections_and_monitor(guest, fifo, tmp_path):
+    """vCPUs stop and go on, although exclusive operations never cease."""
+    vm = guest(fifo.backend, cpus=5, timeout=0)
+    add_disk(vm.qemu, tmp_path)
+    wait(vm, range(1, 5))
+    vm.call(10 ** 9, cpus=[0], record=ATOMIC)
+    for _ in range(5):
+        for _ in range(10):
+            vm.qemu.cmd('stop')
+            vm.qemu.cmd('cont')
+        hmp(vm.qemu, 'savevm saved')
+        hmp(vm.qemu, 'loadvm saved')
+        vm.reset()
+        until(lambda: all(vm.get(cpu, START) for cpu in range(5)))
+    fifo.write(source_bytes(0, 4))
+    until(lambda: all(map(vm.done, range(1, 5))))
+    vm.quit()
+
+
+@pytest.mark.parametrize('interrupts', [False, True])
+@pytest.mark.parametrize('cpus', [1, 2, 4])
+@pytest.mark.parametrize('sleep', ['on', 'off'])
+def test_clock(guest, fifo, sleep, cpus, interrupts):
+    """
+    With -icount, the guest's clock goes on in a wait, no faster than the host's.
+
+    With sleep=off, an idle guest's clock jumps to its next timer at once. If it
+    did so in a wait, hours could pass, and QEMU would use up a core.
+    """
+    vm = guest(fifo.backend, icount=f'shift=3,sleep={sleep}', cpus=cpus,
+               interrupts=interrupts, timeout=0)
+    start = time.monotonic()
+    wait(vm, range(cpus))
+    if interrupts:
+        for cpu in range(cpus):
+            before = vm.get(cpu, TICKS)
+            until(lambda: vm.get(cpu, TICKS) >= before + 100)
+    else:
+        until(lambda: cpu_share(vm.qemu, 1) < 0.05)
+    fifo.write(source_bytes(0, cpus))
+    vm.finish()
+    assert 0.1 < vm.seconds(range(cpus)) < 1.2 * (time.monotonic() - start)
+    vm.quit()
+
+
+@pytest.mark.parametrize('way', [{'accel': 'tcg,thread=single'},
+                                 {'icount': 'shift=3'}], ids=str)
+def test_timeout_of_many(guest, fifo, way):
+    """
+    vCPUs that share a thread also share their sleep, and look at their timeout.
+
+    The source gives words, so that each call has its own timeout. If 64 vCPUs
+    slept for 20 ms in turn, calls would take up to 3 s.
+    """
+    def seconds():
+        vm = guest(fifo.backend, **way, cpus=64, timeout=1000)
+        start = time.monotonic()
+        vm.call()
+        while not all(map(vm.done, range(64))):
+            fifo.write(source_bytes(0, 1))
+            time.sleep(0.1)
+        taken = time.monotonic() - start
+        vm.quit()
+        return taken
+
+    # A busy host may need more than one try.
+    until(lambda: seconds() <= 1.3)
