@@ -206,7 +206,7 @@ def test_checkpatch_whole_files(top, tree):
 def test_backends_alone(top, tree, out):
     """The backends build and pass on QEMU with its own spapr-rng."""
     done = run(top / 'scripts/bisect-check', tree, out / 'backends',
-               'rng-backends^..rng-backends', 'qos-test', 'test-rng-backend',
-               'test-rng-reader')
+               'rng-backends^..rng-backends', 'qtest/qos-test',
+               'unit/test-rng-backend', 'unit/test-rng-reader')
     assert done.returncode == 0, done.stderr
     assert '    Ok: 3' in done.stdout
