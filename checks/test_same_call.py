@@ -71,7 +71,8 @@ def ages(vm):
     """
     The seconds that each call had waited when it ended, in the order of ends.
 
-    The figures are QEMU's own, by which it decides when a call times out.
+    The figures are QEMU's own. A call that times out may have waited a little
+    less than the timeout: the source was found dry before the wait began.
     """
     return [int(ns) / 1e9 for ns in re.findall(
         r'^spapr_rng_wait_end cpu \d+: (\d+) ns$', vm.log(), re.MULTILINE)]
@@ -171,7 +172,7 @@ def test_inner_times_out(begun, way, stack):
     assert vm.get(cpu, INNER_STATUS) == H_HARDWARE
     vm.finish()
     assert failed(vm, cpu) == 1
-    assert ages(vm)[0] >= 1
+    assert ages(vm)[0] >= 0.5
     assert counted(vm) == (1, 2)
     vm.quit()
 
@@ -212,7 +213,7 @@ def test_other_hypercalls(begun, way, stack):
     vm.finish()
     assert vm.get(cpu, INNER_COUNT) >= before + 20
     assert failed(vm, cpu) == 1
-    assert ages(vm)[0] >= 1
+    assert ages(vm)[0] >= 0.5
     assert counted(vm) == (1, 1)
     vm.quit()
 
