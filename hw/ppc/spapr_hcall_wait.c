@@ -13,11 +13,12 @@
 #include "qemu/osdep.h"
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
+#include "hw/ppc/spapr.h"
 #include "hw/ppc/spapr_cpu_core.h"
 #include "hw/ppc/spapr_hcall_wait.h"
+#include "kvm_ppc.h"
 #include "system/cpu-timers.h"
 #include "system/cpus.h"
-#include "system/hw_accel.h"
 #include "system/kvm.h"
 #include "system/replay.h"
 #include "system/tcg.h"
@@ -31,14 +32,6 @@
 #define SLICE_MS 20
 
 /*
- * The same while KVM may have an interrupt for the vCPU: QEMU does not see
- * interrupts of the decrementer and of doorbells, nor external ones if KVM
- * emulates the interrupt controller, and KVM does not wake a vCPU that sleeps
- * in QEMU. Another vCPU may wait until such an interrupt is handled.
- */
-#define SLICE_KVM_MS 1
-
-/*
  * A wait without a try for so long was given up: the guest runs the task on
  * another vCPU, or another kernel. A vCPU that shares its thread with busy ones
  * may need seconds to come back; with KVM, none does, but QEMU sees no H_CEDE.
@@ -46,37 +39,9 @@
 #define GIVEN_UP_NS (10 * NANOSECONDS_PER_SECOND)
 #define GIVEN_UP_KVM_NS NANOSECONDS_PER_SECOND
 
-/*
- * Interrupt vectors are here if LPCR[AIL] is 3 and the MMU is on. No guest has
- * the vectors of AIL 2: H_SET_MODE refuses it, both in QEMU and in KVM.
- */
-#define AIL_3 0xc000000000004000ULL
-
 static SpaprHcallWait *wait_of(CPUState *cs)
 {
     return &spapr_cpu_state(POWERPC_CPU(cs))->hcall_wait;
-}
-
-/*
- * The register that holds the address after the "sc" of the current hypercall.
- * This is NIP, unless KVM HV delivered an interrupt after the "sc", before its
- * exit to QEMU: kvmppc_vcpu_run_hv() in Linux calls
- * kvmppc_core_prepare_to_enter(), which delivers an external interrupt or one
- * of the decrementer. Then NIP is the vector of the interrupt, MSR[EE] is
- * clear, and the interrupt handler of the guest returns to SRR0. KVM sets r3 to
- * the result of the hypercall before the interrupt handler runs, which
- * preserves r3.
- */
-static target_ulong *return_address(CPUPPCState *env)
-{
-    target_ulong vector = env->nip < AIL_3 ? env->nip : env->nip - AIL_3;
-
-    if (kvm_enabled() && !FIELD_EX64(env->msr, MSR, EE) &&
-        (vector == env->excp_vectors[POWERPC_EXCP_EXTERNAL] ||
-         vector == env->excp_vectors[POWERPC_EXCP_DECR])) {
-        return &env->spr[SPR_SRR0];
-    }
-    return &env->nip;
 }
 
 /*
@@ -88,7 +53,7 @@ static bool only_sleeps(CPUState *cs)
     SpaprHcallWait *wait = wait_of(cs);
 
     return wait->queue && !wait->woken && !wait->slept &&
-           wait->nip == cpu_env(cs)->nip;
+           (kvm_enabled() || wait->nip == cpu_env(cs)->nip);
 }
 
 /*
@@ -160,10 +125,15 @@ static void wait_sleep(CPUState *self, run_on_cpu_data max_ms)
     }
 }
 
-static int slice_ms(CPUState *cs)
+/* Returns for how many ms the vCPU may sleep first, or -errno. */
+static int repeat_hcall(PowerPCCPU *cpu)
 {
-    return kvm_enabled() && FIELD_EX64(cpu_env(cs)->msr, MSR, EE) ?
-           SLICE_KVM_MS : SLICE_MS;
+    if (kvm_enabled()) {
+        return kvmppc_repeat_hcall(cpu);
+    }
+    cpu->env.nip -= 4;
+    wait_of(CPU(cpu))->nip = cpu->env.nip;
+    return SLICE_MS;
 }
 
 static void wait_begin(SpaprHcallQueue *queue, CPUState *cs)
@@ -246,22 +216,20 @@ target_ulong spapr_hcall_wait(SpaprHcallQueue *queue, PowerPCCPU *cpu,
 {
     CPUState *cs = CPU(cpu);
     SpaprHcallWait *wait = wait_of(cs);
-    target_ulong *address;
-    run_on_cpu_data slice;
+    int slice = repeat_hcall(cpu);
 
+    if (slice < 0) {
+        return H_HARDWARE;
+    }
     if (wait->queue != queue) {
         wait_begin(queue, cs);
     }
-    cpu_synchronize_state(cs);
-    address = return_address(&cpu->env);
-    *address -= 4;
-    wait->nip = *address;
     wait->woken = wait->slept = false;
-    slice = RUN_ON_CPU_HOST_INT(MIN(max_ms, slice_ms(cs)));
+    max_ms = MIN(max_ms, MIN(slice, SLICE_MS));
     if (tcg_enabled()) {
-        async_run_on_cpu(cs, wait_sleep, slice);
-    } else {
-        wait_sleep(cs, slice);
+        async_run_on_cpu(cs, wait_sleep, RUN_ON_CPU_HOST_INT(max_ms));
+    } else if (max_ms) {
+        wait_sleep(cs, RUN_ON_CPU_HOST_INT(max_ms));
     }
     return opcode; /* r3 of the next try */
 }

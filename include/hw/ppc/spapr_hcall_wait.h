@@ -34,7 +34,7 @@ typedef struct SpaprHcallWait SpaprHcallWait;
  * @wait_ns: how long vCPUs have waited so far, in ns; a vCPU that still waits
  *           counts up to its last try
  *
- * The user of this facility owns the queue. The BQL protects all fields.
+ * The BQL protects all fields.
  */
 typedef struct SpaprHcallQueue {
     QTAILQ_HEAD(, SpaprHcallWait) vcpus;
@@ -113,10 +113,9 @@ static inline bool spapr_hcall_queue_is_empty(SpaprHcallQueue *queue)
  * @queue: where the vCPU may wait
  * @cpu: the vCPU that makes the hypercall
  *
- * A vCPU that waits may happen to try just before the one that was woken. If
- * the handler then waits, too, although it has an answer, vCPUs are answered in
- * the order of their waits. A vCPU that does not come within 20 ms of being
- * woken, because it runs other code, loses its turn. May wake the first vCPU.
+ * A vCPU that waits may happen to try just before the one that was woken, and
+ * then leaves the answer to that one, for 20 ms at most. May wake the first
+ * vCPU.
  *
  * Returns: whether @cpu should leave the answer to a vCPU that was woken
  */
@@ -141,12 +140,10 @@ int64_t spapr_hcall_waited_ns(SpaprHcallQueue *queue, PowerPCCPU *cpu);
  * @cpu: the vCPU that makes the hypercall
  * @opcode: the hypercall's number
  * @max_ms: the longest sleep in ms, at least 1; the vCPU sleeps 20 ms at most,
- *          1 ms if KVM may have an interrupt for it, and less if it has work
- *          to do
+ *          and less if it has work to do or KVM may have an interrupt for it
  *
  * Defer a hypercall: append @cpu to @queue if it does not wait yet, and have it
- * sleep, without the BQL, and then execute the hypercall again. With KVM, the
- * sleep is part of this function; with TCG, it follows later.
+ * sleep, without the BQL, and then execute the hypercall again.
  *
  * Returns: what the handler of the hypercall has to return
  */
@@ -158,9 +155,8 @@ target_ulong spapr_hcall_wait(SpaprHcallQueue *queue, PowerPCCPU *cpu,
  * @cpu: a vCPU whose hypercall is answered, or which cedes, joins, stops
  *       itself, is started, reset or removed
  *
- * If @cpu waits, end its wait and wake the next vCPU, for which there may be an
- * answer, too. May be called from any thread that holds the BQL while @cpu does
- * not run.
+ * If @cpu waits, end its wait and wake the next vCPU. May be called from any
+ * thread that holds the BQL while @cpu does not run.
  */
 void spapr_hcall_wait_end(PowerPCCPU *cpu);
 
