@@ -12,9 +12,10 @@ TOP = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOP))
 
 import measure  # noqa: E402
+import record  # noqa: E402
 import report  # noqa: E402
 from machines import DEVICES, QEMUS, SOURCES  # noqa: E402
-from testlib import bare_metal, results, slow_source  # noqa: E402
+from testlib import bare_metal, slow_source  # noqa: E402
 
 
 class Full:
@@ -155,7 +156,7 @@ def arguments():
     for qemu in QEMUS.values():
         if not (qemu / 'qemu-system-ppc64').exists():
             parser.error(f"there is no QEMU in {qemu}: run 'make bench'")
-    results.need_linux()
+    record.need_linux()
     return args
 
 
@@ -164,7 +165,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit('bench: ended'))
     plan = Quick if args.quick else Full
     bare, slow, linux, boots, idle = [], [], [], {}, {}
-    with results.measuring() as directory:
+    with record.measuring() as directory:
         image = bare_metal.build(directory)
         library = slow_source.build(directory)
         program = measure.build_reads(directory)
@@ -172,12 +173,12 @@ def main():
                           *slow_steps(plan, image, library, slow),
                           *linux_steps(plan, program, linux),
                           *other_steps(plan, boots, idle)])
-    where, peers = [results.environment(qemu / 'qemu-system-ppc64')
+    where, peers = [record.environment(qemu / 'qemu-system-ppc64')
                     for qemu in QEMUS.values()]
     found = {'seconds': seconds, 'bare_metal': bare, 'slow': slow,
              'linux': linux, 'boot_s': boots, 'idle': idle}
     report.add_best(found)
-    results.write(args.out, 'bench', {**where, 'peer': peers['qemu']}, found,
+    record.write(args.out, 'bench', {**where, 'peer': peers['qemu']}, found,
                   report.markdown(found))
     report.plot(found, args.out / 'bench.svg')
     print(f'{seconds // 60}:{seconds % 60:02}; see {args.out}/bench.md')

@@ -13,12 +13,13 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOP))
 
+import record  # noqa: E402
+from record import expect  # noqa: E402
 from sources import egd  # noqa: E402
-from testlib import bare_metal, results  # noqa: E402
+from testlib import bare_metal  # noqa: E402
 from testlib.hcalls import COUNT, DAMAGE, H_RANDOM, H_UNASSIGNED  # noqa: E402
 from testlib.machine import (URANDOM, cpu_seconds, machine,  # noqa: E402
                              statistic)
-from testlib.results import expect  # noqa: E402
 
 FOR_EVER = 2 ** 40
 POLL = 0.1
@@ -206,9 +207,9 @@ def main():
         parser.error('--guests: use 2 to 500')
     if args.seconds < 1:
         parser.error('--seconds: use 1 or more')
-    with results.measuring() as directory:
+    with record.measuring() as directory:
         found = run_all(directory, args.guests, args.seconds)
-    results.write(args.out, 'many', results.environment(),
+    record.write(args.out, 'many', record.environment(),
                   {'guests': args.guests, 'cases': found},
                   table(args.guests, found))
 

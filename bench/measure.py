@@ -11,6 +11,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import machines
+from record import Failure
 from machines import DEVICES, Hangs
 from testlib.fifo import Fifo
 from testlib.hcalls import (DURATIONS, FAULTS, H_RANDOM, H_UNASSIGNED, TB_HZ,
@@ -19,7 +20,6 @@ from testlib.limits import within
 from testlib.linux import CURRENT
 from testlib.machine import cpu_seconds, spapr_rng
 from testlib.programs import compile_c
-from testlib.results import Failure
 from testlib.slow_source import latencies
 
 BATCH = 0.04    # intended seconds of one batch of calls

@@ -11,11 +11,11 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOP))
 
+import record  # noqa: E402
+from record import expect  # noqa: E402
 from sources import numbers  # noqa: E402
-from testlib import results  # noqa: E402
 from testlib.linux import Guest, linux_args  # noqa: E402
 from testlib.machine import machine, spapr_rng, statistic  # noqa: E402
-from testlib.results import expect  # noqa: E402
 
 MB = 10 ** 6
 
@@ -96,10 +96,10 @@ def main():
     args = parser.parse_args()
     if args.megabytes < 1:
         parser.error('--megabytes: use 1 or more')
-    results.need_linux()
-    with results.measuring() as directory:
+    record.need_linux()
+    with record.measuring() as directory:
         found = check_numbers(directory, args.megabytes)
-    results.write(args.out, 'quality', results.environment(), found, [
+    record.write(args.out, 'quality', record.environment(), found, [
         f'The source counts, and a Linux guest copies {args.megabytes} MB of '
         f"/dev/hwrng: {found['words']:,} words, none wrong, lost or repeated. "
         f"The other {found['calls'] - found['words']} of {found['calls']:,} "

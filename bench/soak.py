@@ -16,12 +16,13 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TOP))
 
+import record  # noqa: E402
+from record import Failure, expect  # noqa: E402
 from sources import numbers  # noqa: E402
-from testlib import bare_metal, good_words, results  # noqa: E402
+from testlib import bare_metal, good_words  # noqa: E402
 from testlib.hcalls import CHECK, CHECKED, FAULTS, LAST, SUM, XOR  # noqa: E402
 from testlib.limits import until  # noqa: E402
 from testlib.machine import machine  # noqa: E402
-from testlib.results import Failure, expect  # noqa: E402
 
 WARM_UP = 100000
 STALL = 60  # seconds without a call after which the guest hangs
@@ -163,14 +164,14 @@ def arguments():
 
 def main():
     args = arguments()
-    with results.measuring() as directory:
+    with record.measuring() as directory:
         for part in ('calls', 'migrations'):
             (directory / part).mkdir()
         use_small_pages()
         calls = make_calls(args.calls, args.vcpus, directory / 'calls')
         moves = migrate(args.migrations, directory / 'migrations')
         words = test_words(args.calls, directory)
-    results.write(args.out, 'soak', results.environment(), {
+    record.write(args.out, 'soak', record.environment(), {
         'calls': calls, 'moves': moves, 'health': words}, [
         '| | |', '| --- | --- |',
         f"| calls, by {calls['vcpus']} vCPUs | {calls['calls']:,} |",

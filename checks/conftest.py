@@ -12,11 +12,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from testlib import (GUESTS, KERNELS, KIND, OUT, TOP, bare_metal,  # noqa: E402
-                     sanitizers)
+                     sanitizers, slow_source)
 from testlib.fifo import Fifo  # noqa: E402
 from testlib.install import PREFIX, install  # noqa: E402
 from testlib.limits import HANG  # noqa: E402
 from testlib.machine import machine  # noqa: E402
+from testlib.sources import random_backend  # noqa: E402
 
 
 def tested():
@@ -118,3 +119,24 @@ def guest(pseries, image, tmp_path):
 def fifo(tmp_path):
     with contextlib.closing(Fifo(tmp_path)) as source:
         yield source
+
+
+@pytest.fixture(scope='session')
+def failing_read(tmp_path_factory):
+    """The library that makes read() fail."""
+    return slow_source.build(tmp_path_factory.mktemp('failing-read'))
+
+
+@pytest.fixture
+def spied(failing_read, guest, tmp_path):
+    """A function that starts a guest on a source whose reads can fail.
+
+    The function returns the guest and the shared ints: an errno, the number of
+    reads, and the further ints that testlib/slow_source.py names.
+    """
+    def start(source, error=0, **properties):
+        control, wrapper = slow_source.preload(
+            failing_read, source, tmp_path / 'control', [error])
+        return guest(random_backend(source), timeout=0,
+                     wrapper=wrapper, **properties), control
+    return start

@@ -10,13 +10,13 @@ import time
 
 import pytest
 
-from test_sources import waits_quietly
 from testlib import KIND, OUT
-from testlib.egd import EgdDaemon, WebSocketDaemon
+from testlib.egd import EgdDaemon, WebSocketDaemon, until_connected
 from testlib.hcalls import H_HARDWARE, H_SUCCESS
 from testlib.limits import until
 from testlib.machine import set_property, statistic
 from testlib.programs import run
+from testlib.sources import waits_quietly
 
 
 @pytest.fixture
@@ -29,12 +29,6 @@ def daemon(tmp_path):
 @pytest.fixture
 def start(guest, daemon):
     return functools.partial(guest, *daemon.backend(), timeout=0)
-
-
-def until_connected(guest):
-    """Wait until QEMU's chardev is connected."""
-    until(lambda: not any(chardev['filename'].startswith('disconnected:')
-                          for chardev in guest.qemu.cmd('query-chardev')))
 
 
 def assert_in_order(values, given, gaps=0):

@@ -12,14 +12,14 @@ import time
 
 import pytest
 
-from test_replay import run
-from test_waiting import ways
 from testlib import TOP
+from testlib.accels import accels
 from testlib.bare_metal import source_bytes, word
 from testlib.egd import EgdDaemon
 from testlib.hcalls import H_HARDWARE
 from testlib.limits import HANG, until
 from testlib.machine import add_disk, hmp, statistic
+from testlib.replay import run
 
 STARTUP, WINDOW = 72, 512
 THROWN_AWAY = 'all bytes are thrown away until 512 words are good'
@@ -265,7 +265,7 @@ def test_off(guest):
     assert vm.values() == [0] * 3000 and vm.log() == ''
 
 
-@ways('multi', 'single', 'icount', 'icount-4')
+@accels('multi', 'single', 'icount', 'icount-4')
 def test_ways(start, way):
     stream = Stream([0])
     vm = start('fifo', stream, **way)

@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-from test_sources import RECOVERY, trouble
 from testlib import KERNELS
 from testlib.egd import EgdDaemon
 from testlib.limits import until
 from testlib.linux import CURRENT, VIRTIO, Guest, linux_args
 from testlib.machine import cpu_share, device, statistic
+from testlib.sources import RECOVERY, trouble
 
 # Linux gets up to 128 bytes at once from the device. A read that takes only a
 # part of these bytes takes their end, so that the first and the last bytes of a

@@ -9,16 +9,13 @@ from contextlib import closing
 
 import pytest
 
-from test_egd import until_connected
-from test_sources import (RECOVERY, failing_read,  # noqa: F401
-                          spied, trouble)  # pylint: disable=unused-import
 from testlib.bare_metal import source_bytes, word
-from testlib.egd import EgdDaemon
+from testlib.egd import EgdDaemon, until_connected
 from testlib.hcalls import H_HARDWARE
 from testlib.limits import HANG, until
 from testlib.machine import statistic
+from testlib.sources import INTERVAL, RECOVERY, trouble
 
-INTERVAL = 30   # seconds in which QEMU reports a source at most once
 SILENT = 'no word in 300 ms; H_RANDOM fails until there is one'
 TIMEOUT = 300
 

@@ -10,11 +10,10 @@ import time
 
 import pytest
 
-from test_speed import best_run
 from testlib import KERNELS
 from testlib.bare_metal import source_bytes, word
 from testlib.hcalls import H_HARDWARE, H_SUCCESS, TICKS
-from testlib.limits import HANG, until, within
+from testlib.limits import HANG, best_run, until, within
 from testlib.linux import CURRENT, VIRTIO
 from testlib.machine import (device, format_disk, hmp, set_property,
                              spapr_rng, statistic)

@@ -3,14 +3,14 @@
 
 import pytest
 
-from test_waiting import every_way
+from testlib.accels import every_accel
 from testlib.bare_metal import source_bytes
 from testlib.hcalls import START
 
 
 @pytest.mark.parametrize('interrupts', [False, True],
                          ids=['masked', 'interrupts'])
-@every_way
+@every_accel
 def test_nmi(guest, fifo, way, interrupts):
     """
     Each vCPU restarts in the middle of its call, and repeats the call.

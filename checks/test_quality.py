@@ -9,7 +9,6 @@ import pytest
 
 from testlib import TOP
 from testlib.programs import run
-from testlib.results import Failure
 
 BENCH = TOP / 'bench/quality.py'
 
@@ -37,7 +36,8 @@ def test_comparison(bench):
     assert bench.skipped([23, 24, 29, 30, 32]) == 5
     for words in ([23, 24, 24], [23, 25, 24], [23, 24, 31],
                   [23, 24, 25 << 56]):
-        with pytest.raises(Failure, match='word [12] of /dev/hwrng'):
+        with pytest.raises(bench.record.Failure,
+                           match='word [12] of /dev/hwrng'):
             bench.skipped(words)
 
 
@@ -50,5 +50,5 @@ def test_lost_words(bench, tmp_path, monkeypatch):
         return disk, given + 8
 
     monkeypatch.setattr(bench, 'draw', lossy)
-    with pytest.raises(Failure, match='bytes for the guest'):
+    with pytest.raises(bench.record.Failure, match='bytes for the guest'):
         bench.check_numbers(tmp_path, 1)

@@ -8,13 +8,13 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from test_messages import INTERVAL
-from test_waiting import ways
+from testlib.accels import accels
 from testlib.bare_metal import source_bytes, word
 from testlib.fifo import Fifo
 from testlib.hcalls import H_HARDWARE, H_SUCCESS
 from testlib.limits import until
 from testlib.machine import DEVICE, add_disk, hmp, set_property, statistic
+from testlib.sources import INTERVAL
 
 FIRST = {'a': 0, 'b': 10 ** 6}      # the number of each source's first word
 
@@ -83,7 +83,7 @@ def numbers(vm):
     return {name: sorted(some) for name, some in got.items()}
 
 
-@ways('one', 'multi', 'single')
+@accels('one', 'multi', 'single')
 @pytest.mark.parametrize('pool_size', [8, 4096])
 def test_while_vcpus_call(start, sources, way, pool_size):
     """
@@ -118,7 +118,7 @@ def test_while_vcpus_call(start, sources, way, pool_size):
     assert vm.log() == ''
 
 
-@ways('one', 'multi')
+@accels('one', 'multi')
 def test_while_calls_wait(start, sources, way):
     """Calls that wait for a dry source get words of the new source."""
     vm = start(**way)

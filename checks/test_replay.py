@@ -7,30 +7,12 @@ import time
 
 import pytest
 
-from testlib.limits import HANG, until
+from testlib.limits import until
 from testlib.machine import URANDOM, add_disk, hmp
+from testlib.replay import run, start
 
 
 STEP = 5000     # instructions, enough for some dozens of calls
-
-
-def start(guest, mode, log, backend):
-    # The timeout has no effect, because the log does not have the host's clock.
-    vm = guest(backend, '-S', '-icount', f'shift=auto,rr={mode},rrfile={log}',
-               timeout=5, health_test='on')
-    vm.call(2000)
-    return vm
-
-
-def run(guest, mode, log, backend):
-    vm = start(guest, mode, log, backend)
-    vm.qemu.cmd('cont')
-    vm.finish()
-    if mode == 'record':
-        vm.quit()
-    else:
-        vm.qemu.wait(timeout=HANG)    # The log has the end of QEMU, too.
-    return vm.values(), vm.seconds()
 
 
 @pytest.mark.parametrize('backend', ['rng-builtin', URANDOM])

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from test_waiting import WAYS, every_way, ways
+from testlib.accels import ACCELS, accels, every_accel
 from testlib.bare_metal import source_bytes, word
 from testlib.hcalls import (AWAY, END, HELD, HOLD, H_HARDWARE, H_JOIN,
                             H_RANDOM, H_SUCCESS, H_UNASSIGNED, INNER,
@@ -24,13 +24,13 @@ from testlib.machine import statistic
 # that of the call that it interrupts, and with another stack pointer.
 inner_calls = pytest.mark.parametrize(
     'way, stack',
-    [*((way, 0) for way in WAYS.values()), (WAYS['multi'], 0x8000)],
-    ids=[*WAYS, 'multi-stack'])
+    [*((way, 0) for way in ACCELS.values()), (ACCELS['multi'], 0x8000)],
+    ids=[*ACCELS, 'multi-stack'])
 
 
 @pytest.fixture
 def start(guest, fifo):
-    """A function that starts a guest on the FIFO, in one of the WAYS."""
+    """A function that starts a guest on the FIFO, in one of the ACCELS."""
     def function(way, timeout, cpus=None, **kwargs):
         return guest(fifo.backend, '-trace', 'spapr_rng_wait_end',
                      '-trace', 'spapr_rng_receive',
@@ -218,7 +218,7 @@ def test_other_hypercalls(begun, way, stack):
     vm.quit()
 
 
-@every_way
+@every_accel
 def test_held_up(begun, way):
     """
     A call that an interrupt handler delays for long is still the same call.
@@ -236,7 +236,7 @@ def test_held_up(begun, way):
     vm.quit()
 
 
-@every_way
+@every_accel
 def test_ceded(begun, fifo, way):
     """
     After a vCPU has abandoned a call and ceded, its next call is a new one.
@@ -255,7 +255,7 @@ def test_ceded(begun, fifo, way):
     check_new_call(vm, way, fifo, cpu, START, before)
 
 
-@ways('multi', 'single', 'icount-4')
+@accels('multi', 'single', 'icount-4')
 def test_joined(start, fifo, way):
     """
     After H_JOIN, which the next interrupt ends, the call is a new one.
@@ -272,7 +272,7 @@ def test_joined(start, fifo, way):
     check_new_call(vm, way, fifo, 1, INNER_END, before)
 
 
-@ways('multi', 'single', 'icount-4')
+@accels('multi', 'single', 'icount-4')
 def test_stopped_and_started(start, fifo, way):
     """After a vCPU has stopped itself in a call, its next call is new."""
     vm = start(way, timeout=0)
@@ -288,7 +288,7 @@ def test_stopped_and_started(start, fifo, way):
     check_new_call(vm, way, fifo, 1, START, before)
 
 
-@every_way
+@every_accel
 def test_reset(begun, fifo, way):
     """After a reset, the call of a vCPU is a new one."""
     vm, cpu = begun(way, timeout=0)
@@ -300,7 +300,7 @@ def test_reset(begun, fifo, way):
     check_new_call(vm, way, fifo, cpu, START, before)
 
 
-@ways('multi', 'single', 'icount-4')
+@accels('multi', 'single', 'icount-4')
 def test_stays_stopped(start, fifo, way):
     """
     A vCPU that stopped itself in a call does not run, and gets no word.
@@ -322,7 +322,7 @@ def test_stays_stopped(start, fifo, way):
     vm.quit()
 
 
-@ways('multi', 'single')
+@accels('multi', 'single')
 def test_held_vcpu(start, fifo, way):
     """
     A vCPU whose interrupt handler does not return delays no other vCPU.
@@ -350,7 +350,7 @@ def test_held_vcpu(start, fifo, way):
     vm.quit()
 
 
-@ways('multi', 'single')
+@accels('multi', 'single')
 def test_source_is_back(start, fifo, way):
     """
     A dry source has words again while the only waiting vCPU is held.
@@ -379,7 +379,7 @@ def test_source_is_back(start, fifo, way):
     vm.quit()
 
 
-@every_way
+@every_accel
 def test_inner_need_not_wait(begun, fifo, way):
     """
     An inner call gets a word that is there, although the outer call waits.

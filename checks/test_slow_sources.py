@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from test_speed import best_run
 from testlib.hcalls import DONE, GO, H_HARDWARE, H_UNASSIGNED, TB_HZ, TIME
-from testlib.limits import until
+from testlib.limits import best_run, until
 from testlib.linux import VIRTIO, Guest, linux_args
 from testlib.machine import add_disk, hmp, set_property, statistic
 from testlib.slow_source import SLOW, SlowSource, build, latencies

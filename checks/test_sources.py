@@ -14,38 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from testlib import KIND, slow_source
+from testlib import slow_source
 from testlib.bare_metal import source_bytes, word
 from testlib.hcalls import H_UNASSIGNED
 from testlib.limits import until
-from testlib.machine import cpu_share
-
-# The most processor time of a QEMU that waits, as a share of a core. A QEMU
-# that spins uses far more. With sanitizers, QEMU is several times slower.
-IDLE_SHARE = 0.05 if KIND == 'native' else 0.15
-
-
-def random_backend(path):
-    return f'rng-random,filename={path}'
-
-
-def trouble(path, what='end of file'):
-    return f"rng-random 'rng0': cannot read '{path}': {what}; " \
-        'requests wait until it gives data'
-
-
-RECOVERY = "rng-random 'rng0' gives data again"
-
-
-def waits_quietly(vm, said):
-    """Check that the call waits, QEMU is idle, and its messages are `said`."""
-    assert vm.calls_wait()
-    until(lambda: vm.reports() == said)
-    # Other load may keep the caches cold, which needs another try.
-    assert any(cpu_share(vm.qemu) < IDLE_SHARE for _ in range(3))
-    assert vm.calls_wait() and vm.count() == 0
-    assert vm.reports() == said
-
+from testlib.sources import (RECOVERY, random_backend, trouble,
+                             waits_quietly)
 
 def gets(vm, words):
     """Check that the call, and a further call for each word, succeed."""
@@ -54,27 +28,6 @@ def gets(vm, words):
         vm.call()
         vm.finish()
     assert vm.values() == words
-
-
-@pytest.fixture(scope='session')
-def failing_read(tmp_path_factory):
-    """The library that makes read() fail."""
-    return slow_source.build(tmp_path_factory.mktemp('failing-read'))
-
-
-@pytest.fixture
-def spied(failing_read, guest, tmp_path):
-    """A function that starts a guest on a source whose reads can fail.
-
-    The function returns the guest and the shared ints: an errno, the number of
-    reads, and the further ints that testlib/slow_source.py names.
-    """
-    def start(source, error=0, **properties):
-        control, wrapper = slow_source.preload(
-            failing_read, source, tmp_path / 'control', [error])
-        return guest(random_backend(source), timeout=0,
-                     wrapper=wrapper, **properties), control
-    return start
 
 
 @pytest.mark.parametrize('error', [errno.ENODEV, errno.EIO],

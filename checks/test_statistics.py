@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from test_waiting import ways
+from testlib.accels import accels
 from testlib.bare_metal import source_bytes
 from testlib.hcalls import LEAVE
 from testlib.limits import until
@@ -13,7 +13,7 @@ from testlib.machine import add_disk, hmp, statistic
 
 NAMES = ['calls', 'bytes', 'waits', 'wait-time', 'timeouts', 'throttled']
 
-some_ways = ways('one', 'multi', 'single', 'icount-4')
+some_ways = accels('one', 'multi', 'single', 'icount-4')
 
 
 class Watch:

@@ -9,29 +9,12 @@ import time
 
 import pytest
 
+from testlib.accels import ACCELS, accels, every_accel
 from testlib.bare_metal import source_bytes, word
 from testlib.hcalls import (H_FUNCTION, H_HARDWARE, H_SUCCESS, H_UNASSIGNED,
                             LEAVE, START, TICKS)
 from testlib.limits import HANG, until
 from testlib.machine import add_disk, hmp, set_property, statistic
-
-# The ways in which QEMU runs vCPUs, which decide how vCPUs wait for each other
-WAYS = {
-    'one': {'accel': 'tcg', 'cpus': 1},
-    'multi': {'accel': 'tcg,thread=multi', 'cpus': 4},
-    'single': {'accel': 'tcg,thread=single', 'cpus': 4},
-    'icount': {'icount': 'shift=auto', 'cpus': 1},
-    'icount-4': {'icount': 'shift=auto', 'cpus': 4},
-}
-
-
-def ways(*names):
-    return pytest.mark.parametrize('way', [WAYS[name] for name in names],
-                                   ids=names)
-
-
-every_way = ways(*WAYS)
-
 
 @pytest.fixture
 def start(guest, fifo):
@@ -66,7 +49,7 @@ def give(vm, fifo):
     vm.gets_a_word_each()
 
 
-@every_way
+@every_accel
 def test_stop_and_cont(waiting, fifo, way):
     vm = waiting(way)
     vm.qemu.cmd('stop')
@@ -74,7 +57,7 @@ def test_stop_and_cont(waiting, fifo, way):
     give(vm, fifo)
 
 
-@every_way
+@every_accel
 def test_bytes_while_stopped(waiting, fifo, way):
     vm = waiting(way)
     vm.qemu.cmd('stop')
@@ -85,7 +68,7 @@ def test_bytes_while_stopped(waiting, fifo, way):
     assert vm.count() == vm.cpus
 
 
-@every_way
+@every_accel
 def test_reset(waiting, fifo, way):
     """After a reset, the program starts again, and repeats its call."""
     vm = waiting(way)
@@ -93,7 +76,7 @@ def test_reset(waiting, fifo, way):
     give(vm, fifo)
 
 
-@every_way
+@every_accel
 def test_snapshot(start, fifo, way, tmp_path):
     """After loadvm, the call of the loaded guest waits, too."""
     vm = start(way)
@@ -111,7 +94,7 @@ def test_snapshot(start, fifo, way, tmp_path):
     give(vm, fifo)
 
 
-@every_way
+@every_accel
 def test_migration(waiting, start, fifo, way, tmp_path):
     """After a migration, the call waits in the new machine."""
     vm = waiting(way)
@@ -124,7 +107,7 @@ def test_migration(waiting, start, fifo, way, tmp_path):
     give(vm, fifo)
 
 
-@every_way
+@every_accel
 def test_failed_migration(waiting, fifo, way, tmp_path):
     """A saved guest that continues in its machine continues to wait."""
     vm = waiting(way)
@@ -133,12 +116,12 @@ def test_failed_migration(waiting, fifo, way, tmp_path):
     give(vm, fifo)
 
 
-@every_way
+@every_accel
 def test_quit(waiting, way):
     waiting(way).quit()
 
 
-@every_way
+@every_accel
 def test_sigterm(waiting, way):
     vm = waiting(way)
     os.kill(vm.qemu.get_pid(), signal.SIGTERM)
@@ -146,7 +129,7 @@ def test_sigterm(waiting, way):
     assert vm.qemu.exitcode() == 0
 
 
-@every_way
+@every_accel
 def test_interrupts(waiting, fifo, way):
     """Each vCPU takes decrementer interrupts while its call waits."""
     vm = waiting(way, interrupts=True)
@@ -156,7 +139,7 @@ def test_interrupts(waiting, fifo, way):
     give(vm, fifo)
 
 
-@ways('multi', 'single')
+@accels('multi', 'single')
 def test_interrupts_are_prompt(waiting, way):
     """
     The sleep of one vCPU does not delay the interrupts of another one.
@@ -177,7 +160,7 @@ def test_interrupts_are_prompt(waiting, way):
     until(lambda: ticks_per_s() >= 400)
 
 
-@every_way
+@every_accel
 def test_slow_source(start, fifo, way):
     """Each word arrives once and in order, in whatever pieces it comes."""
     vm = start(way, interrupts=True)
@@ -213,7 +196,7 @@ def test_others_go_on(start, fifo, name, share):
 
     If it kept the BQL in its sleep, the other one would have a tenth left.
     """
-    way = WAYS[name]
+    way = ACCELS[name]
     vm = start(dict(way, cpus=2))
     calls = 500000
     rounds = itertools.count()
@@ -239,7 +222,7 @@ def test_others_go_on(start, fifo, name, share):
     until(lambda: ratio() >= share)
 
 
-@every_way
+@every_accel
 def test_timeout(start, fifo, way):
     """
     Calls fail after the timeout, and later calls at once, until data comes.
@@ -278,7 +261,7 @@ def test_timeout(start, fifo, way):
                                      (H_SUCCESS, word(1))]
 
 
-@every_way
+@every_accel
 def test_left_call(waiting, fifo, way):
     """
     A guest may take an interrupt in a call, and never repeat the call.
@@ -309,7 +292,7 @@ def test_left_call(waiting, fifo, way):
     assert statistic(vm, 'waits') >= 2 * vm.cpus
 
 
-@every_way
+@every_accel
 def test_paused_host(waiting, fifo, way):
     """A call continues to wait after QEMU was stopped by SIGSTOP."""
     vm = waiting(way)
@@ -320,7 +303,7 @@ def test_paused_host(waiting, fifo, way):
     give(vm, fifo)
 
 
-@every_way
+@every_accel
 def test_unrealized(waiting, fifo, way):
     """Calls get H_FUNCTION while the device is not realized."""
     vm = waiting(way, timeout=0)

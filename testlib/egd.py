@@ -9,6 +9,7 @@ import threading
 import time
 
 from testlib.fifo import ioctl_int
+from testlib.limits import until
 
 
 class EgdDaemon:
@@ -211,3 +212,9 @@ class WebSocketDaemon(EgdDaemon):
 
     def stop(self):
         self.hang_up()
+
+
+def until_connected(guest):
+    """Wait until QEMU's chardev is connected."""
+    until(lambda: not any(chardev['filename'].startswith('disconnected:')
+                          for chardev in guest.qemu.cmd('query-chardev')))
