@@ -1,5 +1,5 @@
 /*
- * A thread that reads a file, so that no holder of the BQL has to
+ * Read-ahead thread for files whose read(2) may block
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

@@ -74,12 +74,12 @@ def test_source(guest, tmp_path):
     source.touch()
     vm = guest(f'rng-random,filename={source}', *TRACE, timeout=0)
     vm.call()
-    until(lambda: ('rng_backend_trouble',
+    until(lambda: ('rng_backend_fault',
                    f"rng0: cannot read '{source}': end of file; "
                    'requests wait until it gives data') in events(vm))
     source.write_bytes(source_bytes(0, 1))
     vm.finish()
-    assert ('rng_backend_well', 'rng0') in events(vm)
+    assert ('rng_backend_fault_cleared', 'rng0') in events(vm)
 
 
 def test_egd(guest, tmp_path):
@@ -93,13 +93,13 @@ def test_egd(guest, tmp_path):
     vm.call()
     until(backend_events)
     assert backend_events() == [
-        ('rng_backend_trouble', "rng0: there is no daemon at 'egd'; "
+        ('rng_backend_fault', "rng0: there is no daemon at 'egd'; "
          'requests wait until it gives data')]
     daemon.start()
     vm.finish()
     daemon.stop()
     until(lambda: len(backend_events()) >= 4)
     assert backend_events()[1:4] == [('rng_egd_connection', 'egd: 1'),
-                                     ('rng_backend_well', 'rng0'),
+                                     ('rng_backend_fault_cleared', 'rng0'),
                                      ('rng_egd_connection', 'egd: 0')]
     vm.quit()

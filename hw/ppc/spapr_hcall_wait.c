@@ -5,7 +5,7 @@
  * Unlike a vCPU that cedes, it is not "halted". A halted vCPU takes interrupts
  * even if the guest has masked them in MSR[EE]: see
  * p9_next_unmasked_interrupt(). And H_JOIN, ibm,suspend-me, start-cpu and CAS
- * take a halted vCPU for one that the guest does not use.
+ * treat a halted vCPU as unused.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */

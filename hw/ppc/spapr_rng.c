@@ -62,9 +62,9 @@ static int64_t wait_left_ms(SpaprRng *s, int64_t ns)
 static target_ulong h_random_fail(SpaprRng *s, PowerPCCPU *cpu)
 {
     if (wait_left_ms(s, spapr_rng_pool_dry_ns(&s->pool)) <= 0) {
-        rng_backend_trouble(s->rng, RNG_STATE_SILENT, "no word in %" PRIu32
-                            " ms; H_RANDOM fails until there is one",
-                            s->timeout);
+        rng_backend_fault(s->rng, RNG_STATE_SILENT, "no word in %" PRIu32
+                          " ms; H_RANDOM fails until there is one",
+                          s->timeout);
     }
     h_random_end_wait(s, cpu);
     s->calls++;

@@ -97,22 +97,22 @@ static void test_silent(void)
     RngBackend *s = backend_new();
 
     check_state(s, "good");
-    rng_backend_well(s, RNG_STATE_SILENT);
+    rng_backend_fault_cleared(s, RNG_STATE_SILENT);
     check_no_event();
 
-    rng_backend_trouble(s, RNG_STATE_SILENT, "error %d", 5);
+    rng_backend_fault(s, RNG_STATE_SILENT, "error %d", 5);
     check_event("silent", "error 5");
     check_state(s, "silent");
     forget_reports(s);
-    rng_backend_trouble(s, RNG_STATE_SILENT, "error again");
-    rng_backend_well(s, RNG_STATE_BAD);
+    rng_backend_fault(s, RNG_STATE_SILENT, "error again");
+    rng_backend_fault_cleared(s, RNG_STATE_BAD);
     check_no_event();
     check_state(s, "silent");
 
-    rng_backend_well(s, RNG_STATE_SILENT);
+    rng_backend_fault_cleared(s, RNG_STATE_SILENT);
     check_event("good", "gives data again");
     check_state(s, "good");
-    rng_backend_well(s, RNG_STATE_SILENT);
+    rng_backend_fault_cleared(s, RNG_STATE_SILENT);
     backend_free(s);
 }
 
@@ -121,17 +121,17 @@ static void test_bad(void)
 {
     RngBackend *s = backend_new();
 
-    rng_backend_trouble(s, RNG_STATE_SILENT, "nothing");
+    rng_backend_fault(s, RNG_STATE_SILENT, "nothing");
     check_event("silent", "nothing");
     forget_reports(s);
-    rng_backend_trouble(s, RNG_STATE_BAD, "zeros");
+    rng_backend_fault(s, RNG_STATE_BAD, "zeros");
     check_event("bad", "zeros");
     forget_reports(s);
-    rng_backend_trouble(s, RNG_STATE_SILENT, "nothing");
-    rng_backend_well(s, RNG_STATE_SILENT);
+    rng_backend_fault(s, RNG_STATE_SILENT, "nothing");
+    rng_backend_fault_cleared(s, RNG_STATE_SILENT);
     check_no_event();
     check_state(s, "bad");
-    rng_backend_well(s, RNG_STATE_BAD);
+    rng_backend_fault_cleared(s, RNG_STATE_BAD);
     check_event("good", "gives random data again");
     backend_free(s);
 }
@@ -141,28 +141,28 @@ static void test_often(void)
 {
     RngBackend *s = backend_new();
 
-    rng_backend_trouble(s, RNG_STATE_SILENT, "first");
+    rng_backend_fault(s, RNG_STATE_SILENT, "first");
     check_event("silent", "first");
-    rng_backend_well(s, RNG_STATE_SILENT);
+    rng_backend_fault_cleared(s, RNG_STATE_SILENT);
     check_event("good", "gives data again");
     for (int i = 0; i < 10; i++) {
-        rng_backend_trouble(s, RNG_STATE_SILENT, "soon");
+        rng_backend_fault(s, RNG_STATE_SILENT, "soon");
         check_state(s, "silent");
-        rng_backend_well(s, RNG_STATE_SILENT);
+        rng_backend_fault_cleared(s, RNG_STATE_SILENT);
         check_state(s, "good");
     }
-    rng_backend_trouble(s, RNG_STATE_SILENT, "soon");
+    rng_backend_fault(s, RNG_STATE_SILENT, "soon");
     check_no_event();
     g_assert_cmpuint(s->left_out, ==, 21);
     forget_reports(s);
-    rng_backend_trouble(s, RNG_STATE_SILENT, "late");
+    rng_backend_fault(s, RNG_STATE_SILENT, "late");
     check_event("silent", "late");
     g_assert_cmpuint(s->left_out, ==, 0);
 
     /* The end is reported if the beginning of another fault was. */
-    rng_backend_trouble(s, RNG_STATE_BAD, "zeros");
+    rng_backend_fault(s, RNG_STATE_BAD, "zeros");
     check_no_event();
-    rng_backend_well(s, RNG_STATE_BAD);
+    rng_backend_fault_cleared(s, RNG_STATE_BAD);
     check_event("good", "gives random data again");
     backend_free(s);
 }
@@ -174,7 +174,7 @@ static void test_users(void)
 
     rng_backend_attach(s);
     rng_backend_attach(s);
-    rng_backend_trouble(s, RNG_STATE_BAD, "zeros");
+    rng_backend_fault(s, RNG_STATE_BAD, "zeros");
     check_event("bad", "zeros");
     rng_backend_detach(s);
     check_no_event();

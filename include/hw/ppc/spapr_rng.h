@@ -25,7 +25,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(SpaprRng, SPAPR_RNG)
  * @in_kernel: KVM answers H_RANDOM
  * @timeout: how long a call may wait, in milliseconds; 0: for ever
  * @quota: a limit on the words that the guest gets
- * @pool: bytes on their way to the guest
+ * @pool: the read-ahead buffer
  * @queue: the vCPUs that wait for bytes or for the quota
  * @calls: calls that were answered, with a number or with H_HARDWARE
  * @bytes: random bytes that the guest got

@@ -22,7 +22,7 @@
 /* How many words make a window of the tests */
 #define SPAPR_RNG_HEALTH_WINDOW 512
 
-/* A window fails if so many of its words end in the byte of the first one */
+/* A window fails if this many words share the first word's last byte */
 #define SPAPR_RNG_HEALTH_CUTOFF 27
 
 /**
