@@ -26,13 +26,11 @@ typedef struct SpaprHcallWait SpaprHcallWait;
 /**
  * struct SpaprHcallQueue - vCPUs that wait for the same event
  * @vcpus: the waits of the vCPUs, the oldest first
- * @timer: a timer of QEMU_CLOCK_VIRTUAL that ends waits while it is pending, or
- *         NULL
+ * @timer: ends waits while it is pending (QEMU_CLOCK_VIRTUAL), or NULL
  * @held_until: until when the vCPU that was woken last goes before vCPUs that
  *              were not woken, in ns of get_clock()
  * @waits: how many waits have begun so far
- * @wait_ns: how long vCPUs have waited so far, in ns; a vCPU that still waits
- *           counts up to its last try
+ * @wait_ns: how long vCPUs have waited, up to the last try of each, in ns
  *
  * The BQL protects all fields.
  */
@@ -50,7 +48,7 @@ typedef struct SpaprHcallQueue {
  * @queue: where the vCPU waits; NULL: it does not wait
  * @nip: the address of the "sc" instruction that the vCPU repeats
  * @since: when the wait began, in ns of cpu_get_clock()
- * @seen: when the hypercall was tried last, in ns of cpu_get_clock()
+ * @seen: when the vCPU tried last, in ns of cpu_get_clock()
  * @woken: the vCPU was woken to try again, and has not tried since
  * @slept: the thread of the vCPU has slept since the last try
  *
@@ -126,8 +124,7 @@ bool spapr_hcall_holds_back(SpaprHcallQueue *queue, PowerPCCPU *cpu);
  * @queue: where the vCPU may wait
  * @cpu: the vCPU that makes the hypercall
  *
- * If the last try was 10 s ago (1 s with KVM), the guest had given up the wait.
- * This function then ends it.
+ * End a wait whose last try was 10 s ago (1 s with KVM): it was given up.
  *
  * Returns: for how many ns of cpu_get_clock() @cpu has waited in @queue; 0 if
  * it does not
