@@ -46,7 +46,7 @@ typedef struct SpaprHcallQueue {
  * struct SpaprHcallWait - the wait of a vCPU
  * @cs: the vCPU
  * @queue: where the vCPU waits; NULL: it does not wait
- * @nip: the address of the "sc" instruction that the vCPU repeats
+ * @nip: the address of the "sc" that the vCPU repeats (with TCG)
  * @since: when the wait began, in ns of cpu_get_clock()
  * @seen: when the vCPU tried last, in ns of cpu_get_clock()
  * @woken: the vCPU was woken to try again, and has not tried since
