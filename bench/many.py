@@ -22,7 +22,6 @@ from testlib.machine import (URANDOM, cpu_seconds, machine,  # noqa: E402
                              statistic)
 
 FOR_EVER = 2 ** 40
-POLL = 0.1
 QUOTA = 1000    # bytes per second
 # The bytes per second of the slow source for each guest, as if 1,000 guests
 # shared 100,000 bytes/s
@@ -45,32 +44,6 @@ def guests(directory, number, backend, *args, **properties):
         yield started
 
 
-def counts(started):
-    return [guest.get(0, COUNT) for guest in started]
-
-
-def watch(started, seconds):
-    """
-    Watch the calls of the guests for so many seconds.
-
-    Returns the longest time for which each guest made no call, and the longest
-    time between two looks at the guests, as this process may also have to wait
-    for a core.
-    """
-    begin = now = time.monotonic()
-    last, since = counts(started), [now] * len(started)
-    longest, apart = [0] * len(started), 0
-    while now < begin + seconds:
-        time.sleep(POLL)
-        before, now = now, time.monotonic()
-        apart = max(apart, now - before)
-        for i, count in enumerate(counts(started)):
-            if count != last[i]:
-                last[i], since[i] = count, now
-            longest[i] = max(longest[i], now - since[i])
-    return longest, apart
-
-
 def check_guest(guest, given):
     """Check that the guest got each word that the device gave."""
     timeouts, got = statistic(guest, 'timeouts'), guest.get(0, COUNT)
@@ -80,26 +53,18 @@ def check_guest(guest, given):
     return timeouts
 
 
-def snapshot(started, daemon):
-    """The time, the guests' calls, and the processor time used so far."""
-    return {'time': time.monotonic(), 'calls': counts(started),
-            'cpu': sum(guest.cpu_seconds() for guest in started),
-            'daemon': cpu_seconds(daemon.pid) if daemon else 0}
+def look(guest):
+    """The time, the guest's calls, and the bytes that it got.
 
-
-def bytes_given(started):
-    """For each guest, the bytes that it has got, and the time of the answer.
-
-    On a busy host, QEMU may be slow to answer, so that each answer has its own
-    time.
+    A busy host may be slow to answer, so that each guest has its own time.
     """
-    return [(time.monotonic(), statistic(guest, 'bytes'))
-            if guest.has_device else (0, 0) for guest in started]
+    return (time.monotonic(), guest.get(0, COUNT),
+            statistic(guest, 'bytes') if guest.has_device else 0)
 
 
-def in_that_time(before, after, seconds):
-    return [round((b - a) / (end - begin) * seconds)
-            for (begin, a), (end, b) in zip(before, after)]
+def cpu_used(started, daemon):
+    return (sum(guest.cpu_seconds() for guest in started),
+            cpu_seconds(daemon.pid) if daemon else 0)
 
 
 def stop(started):
@@ -117,24 +82,20 @@ def stop(started):
 
 def measure(started, seconds, daemon=None):
     """Have all guests call at the same time, for so many seconds."""
-    has_device = started[0].has_device
+    opcode = H_RANDOM if started[0].has_device else H_UNASSIGNED
     for guest in started:
-        guest.call(FOR_EVER, H_RANDOM if has_device else H_UNASSIGNED)
+        guest.call(FOR_EVER, opcode)
     time.sleep(0.5)     # The start is not measured.
-    bytes_before, before = bytes_given(started), snapshot(started, daemon)
-    longest, apart = watch(started, seconds)
-    after, bytes_after = (snapshot(started, daemon),
-                          bytes_given(started))
-    taken, cpu, daemon_cpu = (after[what] - before[what]
-                              for what in ('time', 'cpu', 'daemon'))
-    calls = [b - a for a, b in zip(before['calls'], after['calls'])]
-    failed = stop(started)
-    got = [8 * count * has_device for count in calls]
-    if failed:
-        got = in_that_time(bytes_before, bytes_after, taken)
-    return {'seconds': taken, 'calls': calls, 'bytes': got,
-            'failed_calls': failed, 'longest_pause_s': longest,
-            'looks_apart_s': apart,
+    before = cpu_used(started, daemon), list(map(look, started))
+    time.sleep(seconds)
+    after = cpu_used(started, daemon), list(map(look, started))
+    cpu, daemon_cpu = (b - a for a, b in zip(before[0], after[0]))
+    times, calls, got = zip(*([b - a for a, b in zip(*pair)]
+                              for pair in zip(before[1], after[1])))
+    return {'calls': calls, 'bytes': got,
+            'rates': [(8 * count if opcode == H_UNASSIGNED else size) / taken
+                      for taken, count, size in zip(times, calls, got)],
+            'failed_calls': stop(started),
             'cpu_ns_per_call': cpu * 1e9 / max(sum(calls), 1),
             'daemon_ns_per_byte': daemon_cpu * 1e9 / max(sum(got), 1)}
 
@@ -162,36 +123,30 @@ def run_all(directory, number, seconds):
 
 
 def case_line(name, case):
-    got, unit = case['bytes'], 'bytes/s'
-    if not any(got):
-        got, unit = case['calls'], 'calls/s'
-    rate = statistics.median(got) / case['seconds']
-    failed = case['failed_calls']
-    # After a timeout, calls fail at once. Such calls are no progress.
-    pause = '—' if failed else f"{max(case['longest_pause_s']):.1f} s"
-    ratio = f'{max(got) / min(got):.2f}' if min(got) else 'some got nothing'
-    return (f"| {name} | {rate:,.0f} {unit} | {ratio} | {pause} | {failed:,} "
-            f"| {case['cpu_ns_per_call']:,.0f} ns |")
+    rates = case['rates']
+    ratio = f'{max(rates) / min(rates):.2f}' if min(rates) else \
+        'some got nothing'
+    return (f"| {name} | {statistics.median(rates):,.0f} | {ratio} "
+            f"| {case['failed_calls']:,} | {case['cpu_ns_per_call']:,.0f} ns |")
 
 
-def table(number, found):
+def table(number, seconds, found):
     """The lines of many.md."""
     slow = f'EGD daemon with {SHARE * number:,} bytes/s'
-    names = {'none': 'no device, a hypercall that nobody implements',
+    names = {'none': 'no device, a hypercall that nobody implements, '
+             '8 bytes a call',
              'urandom': 'rng-random on /dev/urandom', 'egd': 'EGD daemon',
              'quota': f'/dev/urandom, max-bytes={QUOTA},period=1000',
              'slow': slow, 'slow8': f'{slow}, pool-size=8'}
     return [
         f'{number} guests call at once, each as often as it can, for '
-        f"{found['urandom']['seconds']:.0f} s.", '',
-        '| source | a guest gets (median) | most / least | longest pause of '
-        'a guest | failed calls | processor time of a call |',
-        '| --- | --- | --- | --- | --- | --- |',
+        f'{seconds} s.', '',
+        '| source | bytes/s of a guest (median) | most / least | failed calls '
+        '| processor time of a call |',
+        '| --- | --- | --- | --- | --- |',
         *(case_line(name, found[key]) for key, name in names.items()), '',
-        f'A pause of 0 means that each look, every {POLL} s (at worst after '
-        f"{max(case['looks_apart_s'] for case in found.values()):.2f} s), "
-        'found new calls. The first row is what the host makes of guests '
-        "without the device. The EGD daemon's processor time is "
+        'The first row is what the host makes of guests without the device. '
+        "The EGD daemon's processor time is "
         f"{found['egd']['daemon_ns_per_byte']:.0f} ns a byte."]
 
 
@@ -210,8 +165,8 @@ def main():
     with record.measuring() as directory:
         found = run_all(directory, args.guests, args.seconds)
     record.write(args.out, 'many', record.environment(),
-                  {'guests': args.guests, 'cases': found},
-                  table(args.guests, found))
+                 {'guests': args.guests, 'cases': found},
+                 table(args.guests, args.seconds, found))
 
 
 if __name__ == '__main__':

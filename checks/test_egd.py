@@ -13,7 +13,7 @@ import pytest
 from testlib import KIND, OUT
 from testlib.egd import EgdDaemon, WebSocketDaemon, until_connected
 from testlib.hcalls import H_HARDWARE, H_SUCCESS
-from testlib.limits import until
+from testlib.limits import HANG, until, within
 from testlib.machine import set_property, statistic
 from testlib.programs import run
 from testlib.sources import waits_quietly
@@ -295,7 +295,8 @@ def test_pipe(guest, tmp_path):
     given = b''
     vm.call(2)
     for _ in range(2):
-        with open(tmp_path / 'egd.out', 'rb', 0) as commands, \
+        with within(HANG), \
+                open(tmp_path / 'egd.out', 'rb', 0) as commands, \
                 open(tmp_path / 'egd.in', 'wb', 0) as answers:
             commands.read(2)    # has no answer
             given += os.urandom(commands.read(2)[1])

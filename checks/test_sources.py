@@ -17,7 +17,7 @@ import pytest
 from testlib import slow_source
 from testlib.bare_metal import source_bytes, word
 from testlib.hcalls import H_UNASSIGNED
-from testlib.limits import until
+from testlib.limits import HANG, until, within
 from testlib.sources import (RECOVERY, random_backend, trouble,
                              waits_quietly)
 
@@ -134,7 +134,7 @@ def test_fifo_made_anew(guest, tmp_path):
         os.mkfifo(source)
         vm = vm or guest(random_backend(source), timeout=0)
         vm.call()
-        with open(source, 'wb') as writer:
+        with within(HANG), open(source, 'wb') as writer:
             writer.write(source_bytes(i, i + 1))
             writer.flush()
             vm.finish()
