@@ -14,7 +14,7 @@ export PREFIX DESTDIR
 
 .DEFAULT_GOAL = help
 .PHONY: help packages tree qemu peer full build run shell debian check \
-	check-debian bench soak quality many fuzz coverage docs series install \
+	check-debian bench soak many fuzz coverage docs series install \
 	uninstall deb bisect-check export clean
 
 help: ## this list
@@ -83,10 +83,6 @@ soak: qemu ## make and check 10^9 calls during 100 migrations: 6 minutes
 bench: qemu peer ## measure this device and QEMU's own in turn: 11 minutes
 	@guests/linux/build 6.1
 	@OUT=$(OUT) bench/compare.py
-
-quality: qemu ## compare a Linux guest's /dev/hwrng with its source: a minute
-	@guests/linux/build 6.1
-	@OUT=$(OUT) bench/quality.py
 
 many: qemu ## measure 20 guests at once: 3 minutes
 	@OUT=$(OUT) bench/many.py
