@@ -128,8 +128,11 @@ class Guest(Console):
         self.lines_until('--- ready')
 
     def save(self, path):
-        """Migrate to a file, which stops the guest."""
-        self.qemu.cmd('migrate', uri=f'file:{path}')
+        """Migrate to a file, which stops the guest.
+
+        QEMU 7.2 lacks the protocol "file".
+        """
+        self.qemu.cmd('migrate', uri=f'exec:cat >{path}')
         until_saved(self.qemu)
 
     def type(self, command):
