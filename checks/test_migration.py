@@ -11,7 +11,7 @@ from testlib import OUT, TOP
 from testlib.limits import HANG, until
 from testlib.linux import Guest, linux_args
 from testlib.machine import spapr_rng
-from testlib.programs import run
+from testlib.programs import compile_c, run
 
 DEVICE = spapr_rng()
 
@@ -170,6 +170,32 @@ def test_vcpus(start, saved, source, destination, cpus, state):
     for cpu in range(cpus):
         assert guest.run(f'taskset {1 << cpu:x} {READ}') == (['64'], 0)
     guest.sh('kill $!')
+
+
+def test_same_state(pseries, tmp_path):
+    """Guests of one state have the same /dev/urandom until they reseed it."""
+    compile_c('guests/reseed.c', tmp_path, '-static',
+              compiler='powerpc64le-linux-gnu-gcc')
+    args = [*linux_args('6.1', tmp_path, programs=['reseed']),
+            '-smp', '1', *DEVICE]
+    urandom = "head -c 16 /dev/urandom | hexdump -v -e '/1 \"%02x\"'; echo"
+
+    # Linux reseeds by itself 5 s after the last time, or later: save the state
+    # of a guest whose generator has just been used, and that is stopped.
+    guest = Guest(pseries(*args))
+    guest.sh('/reseed')
+    guest.qemu.cmd('stop')
+    guest.save(tmp_path / 'state')
+    before, after = set(), set()
+    for _ in range(2):
+        guest = Guest(pseries(*args), incoming=f'file:{tmp_path}/state')
+        until(lambda: guest.qemu.cmd('query-status')['status'] == 'paused')
+        guest.qemu.cmd('cont')
+        guest.sh(READ)
+        before.update(guest.sh(urandom))
+        guest.sh('/reseed')
+        after.update(guest.sh(urandom))
+    assert len(before) == 1 and len(after) == 2
 
 
 def test_back_to_7_2(start, saved, directory):
