@@ -6,11 +6,13 @@ import time
 
 import pytest
 
-from testlib import KERNELS
+from testlib import GUESTS, KERNELS, TOP
 from testlib.egd import EgdDaemon
+from testlib.fifo import Fifo
 from testlib.limits import until
 from testlib.linux import CURRENT, VIRTIO, Guest, linux_args
-from testlib.machine import cpu_share, device, statistic
+from testlib.machine import cpu_share, device, spapr_rng, statistic
+from testlib.programs import run
 from testlib.sources import RECOVERY, trouble
 
 # Linux gets up to 128 bytes at once from the device. A read that takes only a
@@ -25,8 +27,9 @@ READ = (f"dd if=/dev/hwrng bs={EDGE + SIZE + EDGE} count=1 2>/error | "
 @pytest.fixture
 def boot(tmp_path, pseries):
     """A function that boots Linux, until it accepts commands."""
-    def start(*args, kernel='6.1'):
-        return Guest(pseries(*linux_args(kernel, tmp_path), *args))
+    def start(*args, kernel='6.1', programs=()):
+        return Guest(pseries(*linux_args(kernel, tmp_path, programs=programs),
+                             *args))
     return start
 
 
@@ -284,3 +287,50 @@ def test_virtio_rng_on_silent_egd(boot, egd):
     guest.type('cat /dev/hwrng >/dev/null')
     assert_waits(guest)
     guest.quit()
+
+
+@pytest.fixture
+def rngd(tmp_path):
+    """A function that adds Debian's rngd to tmp_path, and lists its files."""
+    debs = GUESTS / 'debs-rngd'
+    if not debs.exists():
+        done = run(TOP / 'scripts/fetch', 'rngd', debs, 'ppc64el',
+                   'bookworm trixie', 'apt-get -qq download rng-tools5 '
+                   'rng-tools-debian libc6')
+        assert done.returncode == 0, done.stderr
+
+    def add(package):
+        for name in ['libc6', package]:
+            deb, = debs.glob(f'{name}_*.deb')
+            assert run('dpkg-deb', '-x', deb, tmp_path / 'root'
+                       ).returncode == 0
+        # Trixie has all below /usr.
+        libraries = tmp_path / 'lib/powerpc64le-linux-gnu'
+        libraries.mkdir(parents=True)
+        (tmp_path / 'lib64').mkdir()
+        for file in (tmp_path / 'root').rglob('*.so.*'):
+            if not file.is_symlink():
+                file.rename(libraries / file.name)
+        (libraries / 'ld64.so.2').rename(tmp_path / 'lib64/ld64.so.2')
+        (tmp_path / 'root/usr/sbin/rngd').rename(tmp_path / 'rngd')
+        return ['rngd', 'lib64', 'lib64/ld64.so.2', 'lib',
+                'lib/powerpc64le-linux-gnu',
+                *(f'lib/powerpc64le-linux-gnu/{file.name}'
+                  for file in libraries.iterdir())]
+    return add
+
+
+@pytest.mark.parametrize('package, message', [
+    ('rng-tools5', 'No entropy sources working, exiting rngd'),
+    ('rng-tools-debian',
+     'error reading from entropy source:: Input/output error')])
+def test_rngd(boot, rngd, tmp_path, package, message):
+    """Debian's two rngd end when a call times out, as the manual says."""
+    source = Fifo(tmp_path)
+    source.write(os.urandom(4096))
+    guest = boot(*spapr_rng(source.backend, timeout=200),
+                 programs=rngd(package))
+    guest.sh('while dd if=/dev/hwrng bs=512 count=1; do :; done >/dev/null 2>&1')
+    assert message in guest.run('/rngd -f -r /dev/hwrng 2>&1')[0]
+    assert statistic(guest, 'timeouts') > 0
+    source.close()
