@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""docs/examples/libvirt.xml on the installed QEMU, in a user's session."""
+"""docs/examples/libvirt.xml on the installed QEMU.
+
+It runs in a user's session, and with a source that only the system daemon
+denies.
+"""
 
 import json
 import os
+import re
 import subprocess
 import tempfile
 import xml.etree.ElementTree as ET
@@ -10,11 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from testlib import TOP
 from testlib.examples import (BINARY, EXAMPLES, NO_HOTPLUG, SOURCE,
                               check_console, linux_properties, make_source,
                               replaced, succeed)
 from testlib.limits import HANG, until
 from testlib.machine import DEVICE, TCG
+from testlib.programs import run
 
 DOMAIN = EXAMPLES / 'libvirt.xml'
 QEMU_XML = 'http://libvirt.org/schemas/domain/qemu/1.0'
@@ -132,3 +139,66 @@ def test_libvirt(session, installed, tmp_path):
     session.virsh('destroy', 'hrandom')
     assert session.is_off()
     session.virsh('undefine', 'hrandom')
+
+
+# The system daemon, whose directories and user are private to it. A character
+# device of root's stands for /dev/hwrng, which not every host has: libvirt does
+# not let a guest use it, either.
+SYSTEM = r'''
+for directory in /run /etc/libvirt /var/lib/libvirt /var/log/libvirt \
+    /var/cache/libvirt; do
+    mkdir -p $directory
+    mount -t tmpfs -o mode=755 tmpfs $directory
+done
+cp /etc/passwd /etc/group /run/
+echo libvirt-qemu:x:64055:64055::/:/bin/false >>/run/passwd
+echo libvirt-qemu:x:64055: >>/run/group
+mount --bind /run/passwd /etc/passwd
+mount --bind /run/group /etc/group
+printf '%s\n' 'stdio_handler = "file"' 'user = "root"' "$1" \
+    >/etc/libvirt/qemu.conf
+exec libvirtd'''
+DENIED = '/dev/kmsg'
+ARGUMENTS = '<qemu:commandline>.*?</qemu:commandline>'
+ACL = 'cgroup_device_acl = ["/dev/null", "/dev/ptmx", "/dev/kmsg"]'
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason='the system daemon needs root')
+@pytest.mark.parametrize('way, starts', [
+    ('argument', False), ('element', True), ('acl', True)])
+def test_system(tmp_path, installed, way, starts):
+    """A device that only an argument names is denied; both ways around work."""
+    text = DOMAIN.read_text()
+    if way == 'element':
+        manual = (TOP / 'docs/system/ppc/spapr-rng.rst').read_text()
+        arguments = re.findall(ARGUMENTS, manual, re.S)[-1]
+        element, = re.findall('<rng .*?</rng>', manual, re.S)
+        text = re.sub(ARGUMENTS, arguments, text, flags=re.S).replace(
+            '</devices>', element.replace('/dev/hwrng', SOURCE) + '</devices>')
+    text = text.replace(SOURCE, DENIED).replace(
+        BINARY, str(installed / 'bin/qemu-system-ppc64')).replace(
+        '</qemu:commandline>', ''.join(
+            f'<qemu:arg value="{word}"/>'
+            for word in ['-S', '-readconfig', TCG]) + '</qemu:commandline>')
+    (tmp_path / 'domain.xml').write_text(text)
+
+    with open(tmp_path / 'log', 'wb') as log, subprocess.Popen(
+            ['unshare', '--mount', 'sh', '-euc', SYSTEM, 'sh',
+             ACL if way == 'acl' else ''], stdout=log, stderr=log,
+            env=dict(os.environ, PATH=f"{os.environ['PATH']}:/usr/sbin")
+            ) as daemon:
+        try:
+            def virsh(*command):
+                return run('nsenter', f'--mount=/proc/{daemon.pid}/ns/mnt',
+                           'virsh', '-q', '-c', 'qemu:///system', *command)
+
+            socket = Path(f'/proc/{daemon.pid}/root/run/libvirt/libvirt-sock')
+            until(lambda: socket.exists() or daemon.poll() is not None)
+            done = virsh('create', str(tmp_path / 'domain.xml'))
+            assert (done.returncode == 0) == starts
+            if not starts:
+                assert f"Could not open '{DENIED}'" in done.stderr
+            else:
+                virsh('destroy', 'hrandom')
+        finally:
+            daemon.terminate()

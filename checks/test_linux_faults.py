@@ -330,7 +330,8 @@ def test_rngd(boot, rngd, tmp_path, package, message):
     source.write(os.urandom(4096))
     guest = boot(*spapr_rng(source.backend, timeout=200),
                  programs=rngd(package))
-    guest.sh('while dd if=/dev/hwrng bs=512 count=1; do :; done >/dev/null 2>&1')
+    guest.sh('while dd if=/dev/hwrng of=/dev/null bs=512 count=1; do :; done '
+             '2>/dev/null')
     assert message in guest.run('/rngd -f -r /dev/hwrng 2>&1')[0]
     assert statistic(guest, 'timeouts') > 0
     source.close()
