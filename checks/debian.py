@@ -350,15 +350,14 @@ def test_reboot(boot):
 
 def test_live_migration(boot, tmp_path):
     """Live migration, with rngd and a reader that reads all the time."""
-    # Under TCG, QEMU 10.0 loses the second vCPU of a Linux guest.
     args = [*spapr_rng(), *USER_NETWORK]
-    guest = boot(*args, cpus=1)
+    guest = boot(*args)
     feed_each_second(guest)
     guest.text(READER)
     until_more(guest, '/run/read')
     before = fed(guest)
 
-    other = boot(*args, cpus=1, name='second', disk=tmp_path / 'first/disk',
+    other = boot(*args, name='second', disk=tmp_path / 'first/disk',
                  incoming=f'unix:{tmp_path}/socket')
     # The downtime must not keep the migration of a slow host from ending.
     guest.qemu.cmd('migrate-set-parameters', downtime_limit=60000)
