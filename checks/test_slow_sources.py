@@ -10,8 +10,9 @@ import pytest
 
 from testlib.hcalls import DONE, GO, H_HARDWARE, H_UNASSIGNED, TB_HZ, TIME
 from testlib.limits import best_run, until
-from testlib.linux import VIRTIO, Guest, linux_args
-from testlib.machine import add_disk, hmp, set_property, statistic
+from testlib.linux import CURRENT, VIRTIO, Guest, linux_args
+from testlib.machine import add_disk, device, hmp, set_property, statistic
+from testlib.programs import compile_c
 from testlib.slow_source import SLOW, SlowSource, build, latencies
 
 ENDLESS = 1 << 40
@@ -467,3 +468,30 @@ def test_linux(source, tmp_path, pseries, capsys):
     assert slow.is_read
     slow.check_readers()
     guest.quit()
+
+
+def test_two_front_ends(source, tmp_path, pseries, capsys):
+    """virtio-rng and spapr-rng, which both want all, each get a fair share."""
+    slow = source((64, 10))
+    compile_c('guests/reseed.c', tmp_path, '-static',
+              compiler='powerpc64le-linux-gnu-gcc')
+    guest = Guest(pseries(
+        *linux_args('6.1', tmp_path, programs=['reseed']), '-smp', '2',
+        '-object', f'{slow.backend},id=rng0', '-device',
+        'virtio-rng-pci,rng=rng0', '-device',
+        device(rng='rng0', health_test='off'), wrapper=slow.wrapper))
+    guest.sh(f'{VIRTIO}; echo virtio_rng.0 >{CURRENT}')
+    guest.sh('dd if=/dev/hwrng of=/dev/null bs=512 2>/dev/null &')
+    guest.type(f'/reseed {10 ** 6}')
+    until(lambda: statistic(guest, 'waits') > 100)
+
+    def run():
+        taken, given = statistic(guest, 'bytes'), slow.given
+        time.sleep(2)
+        ours = (statistic(guest, 'bytes') - taken) / (slow.given - given)
+        with capsys.disabled():
+            print(f'\nspapr-rng gets {ours:.2f}', end=' ')
+        return min(ours, 1 - ours)
+
+    assert best_run(run, 0.3) >= 0.3
+    guest.qemu.cmd('quit')
