@@ -487,11 +487,13 @@ def test_two_front_ends(source, tmp_path, pseries, capsys):
 
     def run():
         taken, given = statistic(guest, 'bytes'), slow.given
-        time.sleep(2)
+        time.sleep(1)
         ours = (statistic(guest, 'bytes') - taken) / (slow.given - given)
         with capsys.disabled():
             print(f'\nspapr-rng gets {ours:.2f}', end=' ')
-        return min(ours, 1 - ours)
+        return ours
 
-    assert best_run(run, 0.3) >= 0.3
+    # On a busy host, Linux may be late with one request or another.
+    shares = sorted(run() for _ in range(7))[1:-1]
+    assert 0.2 <= shares[0] and shares[-1] <= 0.8
     guest.qemu.cmd('quit')
