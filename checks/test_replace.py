@@ -222,7 +222,7 @@ def test_full_pool(start, sources):
 
     The guest first gets all words of the pool.
     """
-    vm = start('-trace', 'spapr_rng_receive')
+    vm = start('-trace', 'spapr_rng_receive', pool_size=4096)
 
     def received():
         return re.findall(r'^spapr_rng_receive (\d+) ', vm.log(),

@@ -414,7 +414,7 @@ static void spapr_rng_class_init(ObjectClass *oc, void *data)
     object_class_property_set_description(oc, "timeout",
         "milliseconds a call may wait (0: for ever)");
     object_class_property_set_description(oc, "pool-size",
-        "most bytes read ahead of the guest (8 to 4096; 8: none)");
+        "most bytes read ahead of the guest (8 to 16384; 8: none)");
     object_class_property_set_description(oc, "max-bytes",
         "how many bytes the guest gets in each period");
     object_class_property_set_description(oc, "period",

@@ -8,7 +8,7 @@
 #define SYSTEM_RNG_READER_H
 
 /* The most bytes that a reader holds */
-#define RNG_READER_MAX 4096
+#define RNG_READER_MAX 16384
 
 typedef struct RngReader RngReader;
 

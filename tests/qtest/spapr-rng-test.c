@@ -844,10 +844,10 @@ static const BadCase bad_cases[] = {
       "-machine pseries" },
     { "pool-too-small", TCG_MACHINE BUILTIN
       "-device spapr-rng,rng=r,pool-size=7", "pool-size=7 is out of range",
-      "8 to 4096" },
+      "8 to 16384" },
     { "pool-too-large", TCG_MACHINE BUILTIN
-      "-device spapr-rng,rng=r,pool-size=4097",
-      "pool-size=4097 is out of range", "8 to 4096" },
+      "-device spapr-rng,rng=r,pool-size=16385",
+      "pool-size=16385 is out of range", "8 to 16384" },
     { "no-bytes", TCG_MACHINE BUILTIN "-device spapr-rng,rng=r,max-bytes=0",
       "max-bytes=0 is out of range", "leave max-bytes out" },
     { "too-many-bytes", TCG_MACHINE BUILTIN
