@@ -100,8 +100,10 @@ def test_fifo(share, fifo, thread, cpus, rate):
         share(thread, cpus, fifo.backend)
 
 
-@THREADS
-@pytest.mark.parametrize('cpus, words', [(4, 20), (8, 500)])
+@pytest.mark.parametrize('thread, cpus, words', [
+    ('multi', 4, 20), ('multi', 8, 500), ('single', 8, 500),
+    # The vCPU that runs could take all words of its time slice.
+    ('single', 16, 10000)])
 def test_quota(share, thread, cpus, words):
     share(thread, cpus, URANDOM, max_bytes=8 * words, period=1000)
 

@@ -244,8 +244,5 @@ void spapr_hcall_wait_end(PowerPCCPU *cpu)
         QTAILQ_REMOVE(&queue->vcpus, wait, next);
         wait->queue = NULL;
         spapr_hcall_queue_wake_one(queue);
-        if (tcg_enabled() && !spapr_hcall_queue_is_empty(queue)) {
-            cpu_exit(CPU(cpu)); /* with thread=single, let the next vCPU run */
-        }
     }
 }

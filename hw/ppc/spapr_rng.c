@@ -25,6 +25,7 @@
 #include "system/kvm.h"
 #include "system/replay.h"
 #include "system/reset.h"
+#include "system/tcg.h"
 #include "trace.h"
 
 #define WORD_SIZE SPAPR_RNG_WORD_SIZE
@@ -39,7 +40,10 @@ static void spapr_rng_wake(void *opaque)
     spapr_hcall_queue_wake_one(&s->queue);
 }
 
-/* End the wait, if any, of a vCPU whose call is about to be answered. */
+/*
+ * End the wait, if any, of a vCPU whose call is about to be answered. With
+ * thread=single, let those run that wait: the vCPU would take all words.
+ */
 static void h_random_end_wait(SpaprRng *s, PowerPCCPU *cpu)
 {
     int64_t waited = spapr_hcall_waited_ns(&s->queue, cpu);
@@ -47,6 +51,9 @@ static void h_random_end_wait(SpaprRng *s, PowerPCCPU *cpu)
     if (waited) {
         trace_spapr_rng_wait_end(CPU(cpu)->cpu_index, waited);
         spapr_hcall_wait_end(cpu);
+    }
+    if (tcg_enabled() && !spapr_hcall_queue_is_empty(&s->queue)) {
+        cpu_exit(CPU(cpu));
     }
 }
 
