@@ -39,6 +39,8 @@
  * @readers: the ids of the first threads that have read; 0: free
  * @short_reads: a read gives what is left of a chunk, and does not wait for more
  * @no_threads: the program cannot make threads
+ * @inode: the number of another file on the same filesystem that is used instead
+ *         of FAILING_FILE; 0: none
  */
 typedef struct Control {
     int error;
@@ -52,6 +54,7 @@ typedef struct Control {
     int readers[READERS];
     int short_reads;
     int no_threads;
+    int inode;
 } Control;
 
 static struct stat file;
@@ -128,7 +131,7 @@ static size_t make(size_t size)
 
         if (!left) {
             make_chunk();
-            left = control->chunk;
+            left = control->chunk ? (size_t)control->chunk : size;
         }
         n = min(left, size - given);
         left -= n;
@@ -152,8 +155,9 @@ ssize_t read(int fd, void *buf, size_t size)
     struct stat st;
     ssize_t len;
 
-    if (!control || fstat(fd, &st) < 0 ||
-        st.st_dev != file.st_dev || st.st_ino != file.st_ino) {
+    if (!control || fstat(fd, &st) < 0 || st.st_dev != file.st_dev ||
+        (control->inode ? (int)st.st_ino != control->inode :
+                          st.st_ino != file.st_ino)) {
         return real_read(fd, buf, size);
     }
 

@@ -16,10 +16,16 @@ class Fifo:
     """A FIFO that a check writes to, and that QEMU reads."""
 
     def __init__(self, directory):
-        path = directory / 'fifo'
-        os.mkfifo(path)
-        self._fd = os.open(path, os.O_RDWR)
-        self.backend = f'rng-random,filename={path}'
+        self.path = directory / 'fifo'
+        os.mkfifo(self.path)
+        self._fd = None
+        self.open()
+        self.backend = f'rng-random,filename={self.path}'
+
+    def open(self):
+        """Be a writer, also again after close()."""
+        if self._fd is None:
+            self._fd = os.open(self.path, os.O_RDWR)
 
     def write(self, data):
         os.write(self._fd, data)
@@ -29,4 +35,7 @@ class Fifo:
         return ioctl_int(self._fd, termios.FIONREAD)
 
     def close(self):
-        os.close(self._fd)
+        """The FIFO has no writer any more, so it ends."""
+        if self._fd is not None:
+            os.close(self._fd)
+        self._fd = None

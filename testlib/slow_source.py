@@ -22,6 +22,7 @@ FOR_EVER = 2 ** 31 - 1
  READERS) = range(9)
 SHORT_READS = READERS + 16
 NO_THREADS = SHORT_READS + 1
+INODE = NO_THREADS + 1
 
 
 def build(directory):
