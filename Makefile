@@ -74,8 +74,10 @@ check-debian: full ## check the device within a whole Debian: 17 minutes
 
 fuzz: tree ## fuzz the device for SECONDS=60
 	@scripts/build-qemu $(OUT) asan qemu-system-ppc64
-	@OUT=$(OUT) fuzz/fuzz.py $(or $(SECONDS),60) \
-		$(if $(SECONDS),--out bench/results)
+	@cd checks && OUT=$(abspath $(OUT)) FUZZ_SECONDS=$(or $(SECONDS),60) \
+		FUZZ_SEED=$(or $(SEED),$$(date +%s)) \
+		/usr/bin/python3 -m pytest -p no:cacheprovider -s -v \
+		--basetemp $(abspath $(OUT))/fuzz test_fuzz.py
 
 soak: qemu ## make and check 10^9 calls during 100 migrations: 6 minutes
 	@OUT=$(OUT) bench/soak.py

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The package that checks/, bench/ and fuzz/ share.
+"""The package that checks/ and bench/ share.
 
 This module has the paths, and the names of the build and of the guests.
 """
