@@ -46,6 +46,7 @@ struct RngReader {
     QEMUTimer *timer;   /* NULL: the owner has freed the reader */
     bool waited_for;    /* @timer should fire after the next read */
     int error;          /* the errno of the last read */
+    size_t read_size;   /* the most bytes to read at once */
     size_t target;      /* how many bytes should be ready */
     size_t level;       /* how many bytes are ready */
     uint8_t data[RNG_READER_MAX];   /* zero after @level bytes */
@@ -54,7 +55,6 @@ struct RngReader {
     char *name;
     char *filename;
     int fd;
-    size_t read_size;   /* the most bytes to read at once */
     bool readable;      /* poll(2) says so */
     unsigned failures;  /* since the last read that gave bytes */
     uint8_t buf[READ_MAX];  /* zero except during a read */
@@ -142,10 +142,10 @@ static void read_once(RngReader *r, size_t size)
     error = len > 0 ? 0 : len < 0 ? errno : END_OF_FILE;
     ns = get_clock() - start;
     trace_rng_reader_read(len, size, ns);
-    r->read_size = ns > SLOW_NS ? READ_MIN :
-                   MAX(r->read_size, MIN(size * 2, READ_MAX));
     qemu_mutex_lock(&r->lock);
 
+    r->read_size = ns > SLOW_NS ? READ_MIN :
+                   MAX(r->read_size, MIN(size * 2, READ_MAX));
     r->error = error;
     if (!error) {
         memcpy(r->data + r->level, r->buf, len);
