@@ -42,6 +42,8 @@ EXAMPLES = 20   # of each seed
 STEPS = 30      # of each example
 SAVES = 2       # of them, since saving takes long
 
+POOL = 16384    # bytes, if a machine of MACHINES has no pool_size
+
 # While Hypothesis shrinks a fault, a call hangs after as many seconds: HANG is
 # too long to wait for each example.
 PATIENCE_TO_SHRINK = 10
@@ -417,7 +419,7 @@ class HRandom(RuleBasedStateMachine):
             576 if self.tested and self.results[H_SUCCESS] <= self.old else 0)
         self.use(1 - self.current)
         self.check()
-        self.old = self.results[H_SUCCESS] + 512 + self.cpus
+        self.old = self.results[H_SUCCESS] + POOL // 8 + self.cpus
 
     swap = step()(swap_sources)
 
@@ -496,7 +498,7 @@ class HRandom(RuleBasedStateMachine):
                 if words is not None and self.results[H_SUCCESS] > words:
                     return
                 words = self.results[H_SUCCESS]
-                self.make_calls(0, 600)     # more than the pool has
+                self.make_calls(0, POOL // 8 + 88)  # more than the pool has
             if self.sources[self.current].unread() < 64:
                 self.sources[self.current].feed(4096)
             self.guest.qemu.cmd('query-status')
@@ -543,7 +545,7 @@ def test_fuzz(name, pseries, image, tmp_path, monkeypatch):
     machine = type(name, (HRandom,), {
         'cpus': cpus, 'egd': egd, 'tested': tested, 'began': began,
         'examples': 0, 'times_out': options['timeout'] > 0,
-        'pool': 4096 if tested else options.get('pool_size', 4096),
+        'pool': options.get('pool_size', POOL),
         'work': tmp_path, 'library': slow_source.build(tmp_path),
         'make': functools.partial(bare_metal.Guest, pseries, image, tmp_path,
                                   'rng-builtin', cpus=cpus, build=ASAN,
