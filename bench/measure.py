@@ -19,7 +19,7 @@ from testlib.hcalls import (DURATIONS, FAULTS, H_RANDOM, H_UNASSIGNED, TB_HZ,
 from testlib.limits import within
 from testlib.linux import CURRENT
 from testlib.machine import cpu_seconds, spapr_rng
-from testlib.programs import compile_c
+from testlib.programs import compile_for_guest
 from testlib.slow_source import latencies
 
 BATCH = 0.04    # intended seconds of one batch of calls
@@ -151,8 +151,7 @@ def slow(seconds, *which):
 
 def build_reads(directory):
     """Compile the program that measures in the Linux guest."""
-    return compile_c('guests/reads.c', directory, '-static',
-                     compiler='powerpc64le-linux-gnu-gcc')
+    return compile_for_guest('guests/reads.c', directory)
 
 
 def _linux(limit, seconds, program, qemu, source, cpus, devices):

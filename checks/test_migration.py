@@ -11,7 +11,7 @@ from testlib import OUT, TOP
 from testlib.limits import HANG, until
 from testlib.linux import Guest, linux_args
 from testlib.machine import spapr_rng
-from testlib.programs import compile_c, run
+from testlib.programs import compile_for_guest, run
 
 DEVICE = spapr_rng()
 
@@ -174,8 +174,7 @@ def test_vcpus(start, saved, source, destination, cpus, state):
 
 def test_same_state(pseries, tmp_path):
     """Guests of one state have the same /dev/urandom until they reseed it."""
-    compile_c('guests/reseed.c', tmp_path, '-static',
-              compiler='powerpc64le-linux-gnu-gcc')
+    compile_for_guest('guests/reseed.c', tmp_path)
     args = [*linux_args('6.1', tmp_path, programs=['reseed']),
             '-smp', '1', *DEVICE]
     urandom = "head -c 16 /dev/urandom | hexdump -v -e '/1 \"%02x\"'; echo"

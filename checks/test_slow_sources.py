@@ -12,7 +12,7 @@ from testlib.hcalls import DONE, GO, H_HARDWARE, H_UNASSIGNED, TB_HZ, TIME
 from testlib.limits import best_run, until
 from testlib.linux import CURRENT, VIRTIO, Guest, linux_args
 from testlib.machine import add_disk, device, hmp, set_property, statistic
-from testlib.programs import compile_c
+from testlib.programs import compile_for_guest
 from testlib.slow_source import SLOW, SlowSource, build, latencies
 
 ENDLESS = 1 << 40
@@ -473,8 +473,7 @@ def test_linux(source, tmp_path, pseries, capsys):
 def test_two_front_ends(source, tmp_path, pseries, capsys):
     """virtio-rng and spapr-rng, which both want all, each get a fair share."""
     slow = source((64, 10))
-    compile_c('guests/reseed.c', tmp_path, '-static',
-              compiler='powerpc64le-linux-gnu-gcc')
+    compile_for_guest('guests/reseed.c', tmp_path)
     guest = Guest(pseries(
         *linux_args('6.1', tmp_path, programs=['reseed']), '-smp', '2',
         '-object', f'{slow.backend},id=rng0', '-device',

@@ -12,7 +12,7 @@ from testlib.hcalls import COUNT, INTERRUPTS, RAM_SIZE, RING_LENGTH
 from testlib.limits import HANG
 from testlib.linux import JOB, Guest, boot_args, cpio, initrd_with_job
 from testlib.machine import TCG, device, machine, statistic
-from testlib.programs import compile_c
+from testlib.programs import compile_for_guest
 
 KNOWN = 1024    # words in L1's file of that name
 
@@ -114,8 +114,7 @@ def make_initrd(kernel, directory, image):
                         root / 'root' / name, source], check=True)
     for source, target in (('testlib/deny-enable-cap.c', root / 'root'),
                            ('guests/ipi-times.c', directory)):
-        compile_c(source, target, '-static', '-s', '-pthread',
-                  compiler='powerpc64le-linux-gnu-gcc')
+        compile_for_guest(source, target, '-s', '-pthread')
     shutil.copy(image, root / 'root/image')
     for file in ('/usr/share/qemu/vof.bin', TCG,
                  initrd_with_job(kernel, directory, JOB, ['ipi-times'])):

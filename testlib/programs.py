@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Compile and run programs on the host."""
+"""Compile programs for the host and for guests, and run them on the host."""
 
 import subprocess
 from pathlib import Path
@@ -14,6 +14,12 @@ def compile_c(source, directory, *options, compiler='gcc'):
     subprocess.run([compiler, '-O2', '-Wall', '-Wextra', '-Werror', '-o',
                     program, TOP / source, *options], check=True)
     return program
+
+
+def compile_for_guest(source, directory, *options):
+    """Compile a program that needs no library of the Linux guest."""
+    return compile_c(source, directory, '-static', *options,
+                     compiler='powerpc64le-linux-gnu-gcc')
 
 
 def run(*args, timeout=10 * HANG, **kwargs):
