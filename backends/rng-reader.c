@@ -34,12 +34,16 @@
 #define READ_MAX 512
 #define SLOW_NS SCALE_MS
 
+/* How many bytes a caller reads itself from a file that never blocks */
+#define READ_DIRECTLY 4096
+
 /* In place of an errno */
 #define END_OF_FILE (-1)
 #define NO_THREAD (-2)
 
 struct RngReader {
     GThread *thread;    /* NULL before rng_reader_start(); needs the BQL */
+    bool never_blocks;  /* the file is Linux's /dev/urandom */
 
     QemuMutex lock;     /* for the fields up to @data */
     QemuCond cond;      /* signalled when @timer or next_size() changes */
@@ -80,6 +84,22 @@ static int open_file(const char *filename, Error **errp)
         g_unix_set_fd_nonblocking(fd, false, NULL);
     }
     return fd;
+}
+
+/*
+ * Linux's generator has bytes at any time. Callers read it themselves if the
+ * thread falls behind, which has to share the processors with all vCPUs.
+ */
+static bool is_urandom(int fd)
+{
+#ifdef CONFIG_LINUX
+    struct stat st;
+
+    return fstat(fd, &st) == 0 && S_ISCHR(st.st_mode) &&
+           st.st_rdev == makedev(1, 9);
+#else
+    return false;
+#endif
 }
 
 /*
@@ -207,6 +227,7 @@ RngReader *rng_reader_new(const char *name, const char *filename,
     r->name = g_strdup_printf("RNG %.11s", name);
     r->filename = g_strdup(filename);
     r->fd = fd;
+    r->never_blocks = is_urandom(fd);
     r->read_size = READ_MIN;
     return r;
 }
@@ -269,7 +290,7 @@ size_t rng_reader_take(RngReader *r, void *buf, size_t size, size_t ahead,
         memset(r->data + r->level, 0, len);
 
         r->target = MIN(len ? ahead : MAX(ahead, size), RNG_READER_MAX);
-        r->waited_for |= !len;
+        r->waited_for |= !len && !r->never_blocks;
         wake = next_size(r);
         *trouble = error_text(r->error);
     }
@@ -278,6 +299,9 @@ size_t rng_reader_take(RngReader *r, void *buf, size_t size, size_t ahead,
         timer_mod(r->timer, 0);
     } else if (wake) {
         qemu_cond_signal(&r->cond); /* without the lock, which it needs next */
+    }
+    if (!len && r->never_blocks) {
+        len = MAX(read(r->fd, buf, MIN(size, READ_DIRECTLY)), 0);
     }
     return len;
 }

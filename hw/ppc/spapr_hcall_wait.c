@@ -153,16 +153,20 @@ void spapr_hcall_queue_init(SpaprHcallQueue *queue)
     QTAILQ_INIT(&queue->vcpus);
 }
 
-void spapr_hcall_queue_wake_one(SpaprHcallQueue *queue)
+void spapr_hcall_queue_wake(SpaprHcallQueue *queue, unsigned vcpus)
 {
     SpaprHcallWait *wait;
 
     QTAILQ_FOREACH(wait, &queue->vcpus, next) {
+        if (!vcpus) {
+            return;
+        }
         if (!wait->woken && !wait->cs->unplug) {
             wait->woken = true;
+            queue->woken++;
             queue->held_until = get_clock() + SLICE_MS * SCALE_MS;
             qemu_cpu_kick(wait->cs);
-            return;
+            vcpus--;
         }
     }
 }
@@ -177,30 +181,35 @@ void spapr_hcall_queue_drain(SpaprHcallQueue *queue)
     }
 }
 
-bool spapr_hcall_holds_back(SpaprHcallQueue *queue, PowerPCCPU *cpu)
+bool spapr_hcall_holds_back(SpaprHcallQueue *queue, PowerPCCPU *cpu,
+                            unsigned answers)
 {
     SpaprHcallWait *first = QTAILQ_FIRST(&queue->vcpus);
     SpaprHcallWait *wait = wait_of(CPU(cpu));
 
     /* The host's clock must not have an effect under record and replay. */
-    if (wait->queue != queue || wait->woken || wait == first ||
+    if (!first || wait->woken || wait == first ||
         replay_mode != REPLAY_MODE_NONE) {
         return false;
     }
     if (!first->woken) {
-        spapr_hcall_queue_wake_one(queue);
+        spapr_hcall_queue_wake(queue, 1);
     }
-    return get_clock() < queue->held_until;
+    if (first->cs->thread == CPU(cpu)->thread) {
+        cpu_exit(CPU(cpu)); /* It could take all answers that there are. */
+    }
+    return answers <= queue->woken && get_clock() < queue->held_until;
 }
 
 int64_t spapr_hcall_waited_ns(SpaprHcallQueue *queue, PowerPCCPU *cpu)
 {
     SpaprHcallWait *wait = wait_of(CPU(cpu));
-    int64_t now = cpu_get_clock();
+    int64_t now;
 
     if (wait->queue != queue) {
         return 0;
     }
+    now = cpu_get_clock();
     if (now - wait->seen > (kvm_enabled() ? GIVEN_UP_KVM_NS : GIVEN_UP_NS)) {
         trace_spapr_hcall_wait_give_up(CPU(cpu)->cpu_index);
         spapr_hcall_wait_end(cpu);
@@ -224,6 +233,7 @@ target_ulong spapr_hcall_wait(SpaprHcallQueue *queue, PowerPCCPU *cpu,
     if (wait->queue != queue) {
         wait_begin(queue, cs);
     }
+    queue->woken -= wait->woken;
     wait->woken = wait->slept = false;
     max_ms = MIN(max_ms, MIN(slice, SLICE_MS));
     if (tcg_enabled()) {
@@ -242,7 +252,9 @@ void spapr_hcall_wait_end(PowerPCCPU *cpu)
     if (queue) {
         trace_spapr_hcall_wait_end(CPU(cpu)->cpu_index);
         QTAILQ_REMOVE(&queue->vcpus, wait, next);
+        queue->woken -= wait->woken;
+        wait->woken = false;
         wait->queue = NULL;
-        spapr_hcall_queue_wake_one(queue);
+        spapr_hcall_queue_wake(queue, 1);
     }
 }

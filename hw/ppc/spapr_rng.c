@@ -25,25 +25,32 @@
 #include "system/kvm.h"
 #include "system/replay.h"
 #include "system/reset.h"
-#include "system/tcg.h"
 #include "trace.h"
 
 #define WORD_SIZE SPAPR_RNG_WORD_SIZE
 
 /* The hypercall */
 
-/* There may be a word now. */
+/* How many calls may be answered now */
+static unsigned words_ready(SpaprRng *s)
+{
+    unsigned words = spapr_rng_pool_level(&s->pool) / WORD_SIZE;
+
+    if (spapr_rng_quota_is_set(&s->quota)) {
+        words = MIN(words, spapr_rng_quota_words_due(&s->quota));
+    }
+    return words;
+}
+
+/* There may be words now. Each vCPU that is answered wakes the next one. */
 static void spapr_rng_wake(void *opaque)
 {
     SpaprRng *s = opaque;
 
-    spapr_hcall_queue_wake_one(&s->queue);
+    spapr_hcall_queue_wake(&s->queue, MAX(words_ready(s), 1));
 }
 
-/*
- * End the wait, if any, of a vCPU whose call is about to be answered. With
- * thread=single, let those run that wait: the vCPU would take all words.
- */
+/* End the wait, if any, of a vCPU whose call is about to be answered. */
 static void h_random_end_wait(SpaprRng *s, PowerPCCPU *cpu)
 {
     int64_t waited = spapr_hcall_waited_ns(&s->queue, cpu);
@@ -51,9 +58,6 @@ static void h_random_end_wait(SpaprRng *s, PowerPCCPU *cpu)
     if (waited) {
         trace_spapr_rng_wait_end(CPU(cpu)->cpu_index, waited);
         spapr_hcall_wait_end(cpu);
-    }
-    if (tcg_enabled() && !spapr_hcall_queue_is_empty(&s->queue)) {
-        cpu_exit(CPU(cpu));
     }
 }
 
@@ -107,15 +111,15 @@ static target_ulong h_random_wait(SpaprRng *s, PowerPCCPU *cpu,
 static bool h_random_holds_back(SpaprRng *s, PowerPCCPU *cpu)
 {
     /* It must not fail for the sake of another one. */
-    return wait_left_ms(s, spapr_hcall_waited_ns(&s->queue, cpu)) > 0 &&
-           spapr_hcall_holds_back(&s->queue, cpu);
+    return spapr_hcall_holds_back(&s->queue, cpu, words_ready(s)) &&
+           wait_left_ms(s, spapr_hcall_waited_ns(&s->queue, cpu)) > 0;
 }
 
 static target_ulong h_random(PowerPCCPU *cpu, SpaprMachineState *spapr,
                              target_ulong opcode, target_ulong *args)
 {
     SpaprRng *s = spapr->rng;
-    bool any_wait = unlikely(!spapr_hcall_queue_is_empty(&s->queue));
+    bool any_wait = unlikely(!QTAILQ_EMPTY(&s->queue.vcpus));
     bool with_quota = spapr_rng_quota_is_set(&s->quota);
     /* Bytes come while the call waits for the quota, not afterwards. */
     bool has_word = spapr_rng_pool_has_word(&s->pool);
@@ -346,7 +350,7 @@ static void spapr_rng_set_link(Object *obj, Visitor *v, const char *name,
         spapr_rng_pool_set_backend(&s->pool, s->rng);
         rng_backend_detach(old);
         rng_backend_attach(s->rng);
-        spapr_hcall_queue_wake_one(&s->queue);
+        spapr_hcall_queue_wake(&s->queue, 1);
     }
     object_unref(old);
 }

@@ -44,6 +44,13 @@ bool spapr_rng_quota_word_is_due(SpaprRngQuota *quota)
     return false;
 }
 
+unsigned spapr_rng_quota_words_due(SpaprRngQuota *quota)
+{
+    int64_t late = qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL) - quota->word_due;
+
+    return late < 0 ? 0 : MIN(late / word_ns(quota) + 1, UINT_MAX);
+}
+
 void spapr_rng_quota_use_word(SpaprRngQuota *quota)
 {
     quota->word_due += word_ns(quota);

@@ -53,8 +53,9 @@ void rng_reader_start(RngReader *r);
  * @trouble: set to why the last read failed, for a message, or to NULL. While a
  *           caller waits, the thread goes on reading after errors
  *
- * Take bytes that have been read already. Never waits for a read. Needs the
- * BQL. May be called from any thread.
+ * Take bytes that have been read already, or read Linux's /dev/urandom, which
+ * always has bytes. Never waits for a read. Needs the BQL. May be called from
+ * any thread.
  *
  * Returns: the number of bytes stored, 0 to @size. No other caller gets these
  * bytes, and the reader keeps no copy of them.

@@ -248,6 +248,20 @@ static void test_no_thread(void)
     close(fd);
 }
 
+static void test_urandom(void)
+{
+#ifdef CONFIG_LINUX
+    uint8_t buf[64];
+    RngReader *r = rng_reader_new("test", "/dev/urandom", timer, &error_abort);
+
+    /* There is no thread yet. */
+    g_assert_cmpint(rng_reader_take(r, buf, sizeof(buf), 0, &trouble), ==,
+                    sizeof(buf));
+    rng_reader_free(r);
+    timer_del(timer);
+#endif
+}
+
 int main(int argc, char **argv)
 {
     int result;
@@ -267,6 +281,7 @@ int main(int argc, char **argv)
     g_test_add_func("/rng-reader/file", test_file);
     g_test_add_func("/rng-reader/no-file", test_no_file);
     g_test_add_func("/rng-reader/no-thread", test_no_thread);
+    g_test_add_func("/rng-reader/urandom", test_urandom);
     result = g_test_run();
 
     g_rmdir(directory);

@@ -9,8 +9,8 @@
  * no state in the migration stream: "sc" is the next instruction of a vCPU that
  * is saved.
  *
- * A handler that has an answer gives it to any vCPU that asks. The queue only
- * decides whom to wake: the vCPU that has waited longest.
+ * The queue decides whom to wake: the vCPUs that have waited longest. A handler
+ * that has more answers than vCPUs were woken for gives them to any that asks.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -27,8 +27,9 @@ typedef struct SpaprHcallWait SpaprHcallWait;
  * struct SpaprHcallQueue - vCPUs that wait for the same event
  * @vcpus: the waits of the vCPUs, the oldest first
  * @timer: ends waits while it is pending (QEMU_CLOCK_VIRTUAL), or NULL
- * @held_until: until when the vCPU that was woken last goes before vCPUs that
- *              were not woken, in ns of get_clock()
+ * @held_until: until when answers are kept for vCPUs that were woken, in ns of
+ *              get_clock()
+ * @woken: how many of @vcpus were woken to try again, and have not tried since
  * @waits: how many waits have begun so far
  * @wait_ns: how long vCPUs have waited, up to the last try of each, in ns
  *
@@ -38,6 +39,7 @@ typedef struct SpaprHcallQueue {
     QTAILQ_HEAD(, SpaprHcallWait) vcpus;
     QEMUTimer *timer;
     int64_t held_until;
+    unsigned woken;
     uint64_t waits;
     uint64_t wait_ns;
 } SpaprHcallQueue;
@@ -78,13 +80,14 @@ struct SpaprHcallWait {
 void spapr_hcall_queue_init(SpaprHcallQueue *queue);
 
 /**
- * spapr_hcall_queue_wake_one:
+ * spapr_hcall_queue_wake:
  * @queue: a queue whose vCPUs wait for something that there may be now
+ * @vcpus: how many of them to wake
  *
- * Wake the first vCPU that was not woken since its last try. May be called from
- * any thread that holds the BQL.
+ * Wake the first vCPUs that were not woken since their last try. May be called
+ * from any thread that holds the BQL.
  */
-void spapr_hcall_queue_wake_one(SpaprHcallQueue *queue);
+void spapr_hcall_queue_wake(SpaprHcallQueue *queue, unsigned vcpus);
 
 /**
  * spapr_hcall_queue_drain:
@@ -96,28 +99,19 @@ void spapr_hcall_queue_wake_one(SpaprHcallQueue *queue);
 void spapr_hcall_queue_drain(SpaprHcallQueue *queue);
 
 /**
- * spapr_hcall_queue_is_empty:
- * @queue: the queue to look at
- *
- * Returns: whether no vCPU waits in @queue
- */
-static inline bool spapr_hcall_queue_is_empty(SpaprHcallQueue *queue)
-{
-    return QTAILQ_EMPTY(&queue->vcpus);
-}
-
-/**
  * spapr_hcall_holds_back:
- * @queue: where the vCPU may wait
+ * @queue: where vCPUs may wait
  * @cpu: the vCPU that makes the hypercall
+ * @answers: how many vCPUs could get an answer now
  *
- * A vCPU that waits may happen to try just before the one that was woken, and
- * then leaves the answer to that one, for 20 ms at most. May wake the first
- * vCPU.
+ * For 20 ms at most, answers are kept for the vCPUs that were woken: another
+ * one may happen to try before them. May wake the first vCPU. With
+ * thread=single, @cpu leaves its thread after this hypercall.
  *
  * Returns: whether @cpu should leave the answer to a vCPU that was woken
  */
-bool spapr_hcall_holds_back(SpaprHcallQueue *queue, PowerPCCPU *cpu);
+bool spapr_hcall_holds_back(SpaprHcallQueue *queue, PowerPCCPU *cpu,
+                            unsigned answers);
 
 /**
  * spapr_hcall_waited_ns:

@@ -52,6 +52,14 @@ bool spapr_rng_quota_check(SpaprRngQuota *quota, uint32_t timeout,
 bool spapr_rng_quota_word_is_due(SpaprRngQuota *quota);
 
 /**
+ * spapr_rng_quota_words_due:
+ * @quota: a quota with a limit
+ *
+ * Returns: how many words the guest may have now
+ */
+unsigned spapr_rng_quota_words_due(SpaprRngQuota *quota);
+
+/**
  * spapr_rng_quota_use_word:
  * @quota: a quota with a limit
  *
