@@ -9,6 +9,7 @@ Also run the health tests on as many good words.
 import argparse
 import ctypes
 import functools
+import operator
 import sys
 import time
 from pathlib import Path
@@ -105,35 +106,38 @@ def make_calls(calls, cpus, directory):
             'memory_after_kib': after}
 
 
-def migrate(migrations, directory):
-    """
-    Migrate a guest from process to process, while its vCPU makes calls.
-
-    The guest has one vCPU: under TCG, QEMU 10.0 loses the second vCPU of a
-    migrated guest.
-    """
+def migrate(migrations, cpus, directory):
+    """Migrate a guest from process to process, while its vCPUs make calls."""
     state = directory / 'state'
+
+    def numbers_of(field):
+        return [vm.get(cpu, field) for cpu in range(cpus)]
+
+    def until_each_has(more, before):
+        for cpu in range(cpus):
+            until(lambda: vm.get(cpu, CHECKED) > before[cpu] + more)
+
     with numbers(directory) as fifo:
-        vm = start(directory, fifo, 1)
+        vm = start(directory, fifo, cpus)
         try:
             vm.call(2 ** 40, record=CHECK)
             for i in range(1, migrations + 1):
-                done = vm.get(0, CHECKED)
-                until(lambda: vm.get(0, CHECKED) > done + 1000)
+                until_each_has(1000, numbers_of(CHECKED))
                 vm.save(state)
                 vm.quit()
-                saved, last = vm.get(0, CHECKED), vm.get(0, LAST)
-                vm = start(directory, fifo, 1, '-incoming', 'defer',
+                saved, last = numbers_of(CHECKED), numbers_of(LAST)
+                vm = start(directory, fifo, cpus, '-incoming', 'defer',
                            ram=vm.ram)
-                expect(vm.get(0, CHECKED) == saved, 'the guest ran on')
+                expect(numbers_of(CHECKED) == saved, 'the guest ran on')
                 vm.restore(state)
-                until(lambda: vm.get(0, CHECKED) > saved)
+                until_each_has(0, saved)
                 if i % 10 == 0 or i == migrations:
                     print(f'{i} of {migrations} migrations, '
-                          f'{saved:,} calls', flush=True)
-                expect(vm.get(0, FAULTS) == 0 and vm.get(0, LAST) > last,
+                          f'{sum(saved):,} calls', flush=True)
+                expect(total(vm, FAULTS) == 0 and
+                       all(map(operator.gt, numbers_of(LAST), last)),
                        'a call failed, or a number came twice')
-            calls = vm.get(0, CHECKED)
+            calls = total(vm, CHECKED)
             vm.quit()
         finally:
             vm.qemu.shutdown(hard=True)
@@ -169,7 +173,7 @@ def main():
             (directory / part).mkdir()
         use_small_pages()
         calls = make_calls(args.calls, args.vcpus, directory / 'calls')
-        moves = migrate(args.migrations, directory / 'migrations')
+        moves = migrate(args.migrations, args.vcpus, directory / 'migrations')
         words = test_words(args.calls, directory)
     record.write(args.out, 'soak', record.environment(), {
         'calls': calls, 'moves': moves, 'health': words}, [

@@ -91,7 +91,8 @@ def feed_each_second(guest):
 
     By default, rngd then feeds the kernel once a minute.
     """
-    guest.text('echo \'RNGDOPTIONS="--feed-interval=1 --random-step=2500"\' '
+    guest.text("printf '%s\\n' HRNGDEVICE=/dev/hwrng "
+               "'RNGDOPTIONS=\"--feed-interval=1 --random-step=2500\"' "
                '>/etc/default/rng-tools-debian; '
                'systemctl restart rng-tools-debian', LONG)
 

@@ -396,8 +396,7 @@ class HRandom(RuleBasedStateMachine):
         self.guest.save(self.directory / 'state')
         self.go_on()
 
-    # Under TCG, QEMU 10.0 loses the second vCPU of a migrated guest.
-    @precondition(lambda self: self.saves < SAVES and self.cpus == 1)
+    @precondition(lambda self: self.saves < SAVES)
     @step()
     def move(self):
         self.go_on()
