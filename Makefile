@@ -50,7 +50,7 @@ shell: qemu ## an interactive Linux guest with the device
 	@QEMU=$(QEMU) scripts/boot-guest shell
 
 debian: full ## boot a whole Debian with the device; the first time takes 20 minutes
-	@guests/debian/build $(OUT)
+	@guests/debian/build
 	@QEMU=$(OUT)/full/qemu-system-ppc64 scripts/boot-guest debian
 
 install: full ## install a QEMU with all features, below PREFIX=/usr/local: 10 minutes
@@ -68,7 +68,7 @@ check: $(if $(SANITIZE),qemu,build peer) ## run every test; some on a QEMU with 
 	@OUT=$(OUT) SANITIZE=$(SANITIZE) scripts/check
 
 check-debian: full ## check the device within a whole Debian: 17 minutes
-	@guests/debian/build $(OUT)
+	@guests/debian/build
 	@OUT=$(OUT) /usr/bin/python3 -m pytest -p no:cacheprovider -v --durations=0 \
 		--basetemp $(OUT)/checks-debian checks/debian.py
 
