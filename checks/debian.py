@@ -7,11 +7,13 @@ name, because its many boots take too long.
 """
 
 import re
+import shlex
 import socket
 import time
 
 import pytest
 
+from testlib import TOP
 from testlib.debian import (FULL, LONG, USER_NETWORK, Debian, debian_args,
                             new_disk)
 from testlib.egd import EgdDaemon
@@ -176,6 +178,30 @@ def test_rngd(debian):
     until(lambda: fed(debian)[1] >= first[1] + 100000, LONG)
     got, _ = fed(debian)
     assert statistic(debian, 'bytes') - before >= (got - first[0]) / 8 > 0
+
+
+def test_rngd_is_started_again(boot, tmp_path):
+    """With the manual's drop-in, rngd survives a source that gives nothing."""
+    egd = EgdDaemon(tmp_path / 'egd')
+    egd.start()
+    backend, *args = egd.backend('reconnect-ms=100')
+    guest = boot(*args, *spapr_rng(backend, timeout=1000))
+    manual = (TOP / 'docs/system/ppc/spapr-rng.rst').read_text()
+    unit, = re.findall(r'^   (\[Service\]\n(?:   .*\n)+)', manual, re.M)
+    directory = '/etc/systemd/system/rng-tools-debian.service.d'
+    guest.text(f"mkdir {directory}; printf '%s\\n' "
+               f"{shlex.join(unit.split())} >{directory}/restart.conf; "
+               'systemctl daemon-reload', LONG)
+    feed_each_second(guest)
+    egd.silent = True
+    guest.until('test $(systemctl show -P NRestarts rng-tools-debian) -gt 0')
+    flow_again(egd)
+    before = statistic(guest, 'bytes')
+    guest.until('systemctl is-active rng-tools-debian')
+    until(lambda: fed(guest)[1] >= 100000, LONG)
+    assert statistic(guest, 'bytes') > before
+    guest.assert_no_trouble()
+    egd.stop()
 
 
 def test_rngtest(debian, capsys):

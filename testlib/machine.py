@@ -37,6 +37,12 @@ class Machine(QEMUMachine):
         super().launch()
         self._qmp.settimeout(HANG)
 
+    @property
+    def _harness_args(self):
+        """The monitor as all versions know it: 7.2 lacks monitor-qmp."""
+        args = super()._harness_args
+        return args and [*args[:-2], '-mon', 'chardev=mon,mode=control']
+
 
 def machine(directory, *args, accel='tcg', icount=None, build=OUT / KIND,
             firmware='/usr/share/qemu', **kwargs):
