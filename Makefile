@@ -70,7 +70,7 @@ check: $(if $(SANITIZE),qemu,build peer) ## run every test; some on a QEMU with 
 check-debian: full ## check the device within a whole Debian: 17 minutes
 	@guests/debian/build
 	@OUT=$(OUT) /usr/bin/python3 -m pytest -p no:cacheprovider -v --durations=0 \
-		--basetemp $(OUT)/checks-debian checks/debian.py
+		--basetemp $(OUT)/checks-debian -m debian checks
 
 fuzz: tree ## fuzz the device for SECONDS=60
 	@scripts/build-qemu $(OUT) asan qemu-system-ppc64

@@ -20,6 +20,12 @@ from testlib.machine import machine  # noqa: E402
 from testlib.sources import random_backend  # noqa: E402
 
 
+def pytest_configure(config):
+    """Leave out slow checks unless -m asks for them."""
+    config.addinivalue_line('markers', 'debian: boots a whole Debian')
+    config.option.markexpr = config.option.markexpr or 'not debian'
+
+
 def tested():
     version = (OUT / 'qemu/VERSION').read_text().strip()
     linux = [path.read_text().strip() for path in (

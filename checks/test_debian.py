@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""
-The device in a whole Debian: systemd, udev, sshd, rngd and kexec use it.
-
-"make check-debian" runs this file. "make check" does not find the file by its
-name, because its many boots take too long.
-"""
+"""The device in a whole Debian: systemd, udev, sshd, rngd and kexec use it."""
 
 import re
 import shlex
@@ -20,6 +15,8 @@ from testlib.egd import EgdDaemon
 from testlib.limits import until
 from testlib.linux import CURRENT
 from testlib.machine import machine, migration, spapr_rng, statistic
+
+pytestmark = pytest.mark.debian
 
 DRIVER = '/sys/bus/vio/drivers/pseries_rng'
 NAME = 'ibm,random-v1'
