@@ -18,6 +18,7 @@ from testlib.machine import machine, migration, spapr_rng, statistic
 
 pytestmark = pytest.mark.debian
 
+MANUAL = (TOP / 'docs/system/ppc/spapr-rng.rst').read_text()
 DRIVER = '/sys/bus/vio/drivers/pseries_rng'
 NAME = 'ibm,random-v1'
 
@@ -183,8 +184,7 @@ def test_rngd_is_started_again(boot, tmp_path):
     egd.start()
     backend, *args = egd.backend('reconnect-ms=100')
     guest = boot(*args, *spapr_rng(backend, timeout=1000))
-    manual = (TOP / 'docs/system/ppc/spapr-rng.rst').read_text()
-    unit, = re.findall(r'^   (\[Service\]\n(?:   .*\n)+)', manual, re.M)
+    unit, = re.findall(r'^   (\[Service\]\n(?:   .*\n)+)', MANUAL, re.M)
     directory = '/etc/systemd/system/rng-tools-debian.service.d'
     guest.text(f"mkdir {directory}; printf '%s\\n' "
                f"{shlex.join(unit.split())} >{directory}/restart.conf; "
@@ -208,6 +208,12 @@ def test_rngtest(debian, capsys):
     show(capsys, results)
     assert int(results['successes']) + int(results['failures']) == 1000
     assert int(results['failures']) <= 8
+
+
+def test_reseed(debian):
+    """Linux knows the manual's command for guests restored from one state."""
+    command, = re.findall('^ +# (perl .*)$', MANUAL, re.M)
+    debian.text(command)
 
 
 def test_two_readers(debian):
