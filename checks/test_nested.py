@@ -313,7 +313,7 @@ def test_linux(l1):
 
 
 def linux_on_two(l1, *args, cpus='2'):
-    """Start Linux with two sources, of which the second one is dry."""
+    """Start Linux with two sources. The second one gives nothing."""
     l1.sh('timeout 0.1 cat fifo >/dev/null; true')
     return LinuxL2(l1, f'{RNG}/dev/urandom',
                    '-object rng-random,id=dry,filename=fifo', '-device',

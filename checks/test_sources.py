@@ -133,7 +133,7 @@ def test_fifo_made_anew(guest, tmp_path):
 
 
 def all_bytes(i):
-    """The words of all bytes, of which a terminal edits some."""
+    """Words with all values of a byte: a terminal edits some."""
     return bytes((i + j) % 256 for j in range(256))
 
 
