@@ -104,7 +104,7 @@ def fed(guest):
                           "'bits .*: [0-9]*' || true").splitlines()
 
     before = len(told())
-    guest.text('kill -USR1 $(cat /run/rngd.pid)')
+    guest.text('kill -USR1 $(pidof rngd)')
     until(lambda: len(told()) >= before + 2, LONG)
     got, = [line for line in told()[before:] if 'received from HRNG' in line]
     sent, = [line for line in told()[before:] if 'sent to kernel' in line]
@@ -170,7 +170,7 @@ def test_current(debian):
 def test_rngd(debian):
     """rngd feeds the kernel with bytes of the device."""
     assert '/dev/hwrng' in debian.text(
-        'readlink /proc/$(cat /run/rngd.pid)/fd/*').splitlines()
+        'readlink /proc/$(pidof rngd)/fd/*').splitlines()
     before = statistic(debian, 'bytes')
     first = fed(debian)
     until(lambda: fed(debian)[1] >= first[1] + 100000, LONG)
