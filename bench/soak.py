@@ -58,18 +58,22 @@ def anonymous_memory(vm):
     raise Failure('/proc has no RssAnon')
 
 
+def of_each(vm, field):
+    return [vm.get(cpu, field) for cpu in range(vm.cpus)]
+
+
 def total(vm, field):
-    return sum(vm.get(cpu, field) for cpu in range(vm.cpus))
+    return sum(of_each(vm, field))
 
 
 def check_numbers(vm, calls):
     """Check that all vCPUs together got each number from 1 to `calls` once."""
     exclusive_or = 0
-    for cpu in range(vm.cpus):
-        exclusive_or ^= vm.get(cpu, XOR)
+    for value in of_each(vm, XOR):
+        exclusive_or ^= value
     expect(total(vm, FAULTS) == 0, 'calls failed, or numbers went back')
     expect(total(vm, CHECKED) == calls, 'calls got lost')
-    expect(max(vm.get(cpu, LAST) for cpu in range(vm.cpus)) == calls and
+    expect(max(of_each(vm, LAST)) == calls and
            total(vm, SUM) % 2 ** 64 == calls * (calls + 1) // 2 % 2 ** 64 and
            exclusive_or == [calls, 1, calls + 1, 0][calls % 4],
            'numbers got lost, or came twice')
@@ -110,9 +114,6 @@ def migrate(migrations, cpus, directory):
     """Migrate a guest from process to process, while its vCPUs make calls."""
     state = directory / 'state'
 
-    def numbers_of(field):
-        return [vm.get(cpu, field) for cpu in range(cpus)]
-
     def until_each_has(more, before):
         for cpu in range(cpus):
             until(lambda: vm.get(cpu, CHECKED) > before[cpu] + more)
@@ -122,20 +123,20 @@ def migrate(migrations, cpus, directory):
         try:
             vm.call(2 ** 40, record=CHECK)
             for i in range(1, migrations + 1):
-                until_each_has(1000, numbers_of(CHECKED))
+                until_each_has(1000, of_each(vm, CHECKED))
                 vm.save(state)
                 vm.quit()
-                saved, last = numbers_of(CHECKED), numbers_of(LAST)
+                saved, last = of_each(vm, CHECKED), of_each(vm, LAST)
                 vm = start(directory, fifo, cpus, '-incoming', 'defer',
                            ram=vm.ram)
-                expect(numbers_of(CHECKED) == saved, 'the guest ran on')
+                expect(of_each(vm, CHECKED) == saved, 'the guest ran on')
                 vm.restore(state)
                 until_each_has(0, saved)
                 if i % 10 == 0 or i == migrations:
                     print(f'{i} of {migrations} migrations, '
                           f'{sum(saved):,} calls', flush=True)
                 expect(total(vm, FAULTS) == 0 and
-                       all(map(operator.gt, numbers_of(LAST), last)),
+                       all(map(operator.gt, of_each(vm, LAST), last)),
                        'a call failed, or a number came twice')
             calls = total(vm, CHECKED)
             vm.quit()
