@@ -66,6 +66,8 @@ def share(guest):
     source, within 10 %, once each has 20.
 
     Words come in bursts if the host is busy, so it may need more than one try.
+    Rates are so low that a burst of 50 ms has a word for each of 32 vCPUs at
+    most: if it had hundreds, the first vCPU to run again would get most.
     """
     def function(thread, cpus, backend, *args, **kwargs):
         vm = guest(backend, *args, accel=f'tcg,thread={thread}', cpus=cpus,
@@ -83,24 +85,33 @@ def share(guest):
             return max(abs(words - mean) for words in got) / mean
 
         until(lambda: all(counts()))
-        until(lambda: unevenness() <= 0.1)
+        # Without fair turns, one of some hundred tries is even by chance.
+        until(lambda: all(unevenness() <= 0.1 for _ in range(3)))
         vm.quit()
     return function
 
 
 @THREADS
-@pytest.mark.parametrize('cpus, rate', [(4, 20), (8, 100), (32, 10000)])
+@pytest.mark.parametrize('cpus, rate', [(4, 20), (8, 100), (32, 500)])
 def test_fifo(share, fifo, thread, cpus, rate):
     with Feeder(fifo, rate):
         share(thread, cpus, fifo.backend)
 
 
 @pytest.mark.parametrize('thread, cpus, words', [
-    ('multi', 4, 20), ('multi', 8, 500), ('single', 8, 500),
-    # The vCPU that runs could take all words of its time slice.
-    ('multi', 32, 10000), ('single', 32, 10000)])
+    ('multi', 4, 20), ('multi', 8, 500), ('multi', 32, 500),
+    ('single', 8, 500), ('single', 32, 500)])
 def test_quota(share, thread, cpus, words):
     share(thread, cpus, URANDOM, max_bytes=8 * words, period=1000)
+
+
+def test_time_slice(share):
+    """
+    The vCPU that runs does not take all words of its time slice.
+
+    With -icount, the guest's time does not pass while the host is busy.
+    """
+    share('single', 32, URANDOM, icount='shift=7', max_bytes=80000, period=1000)
 
 
 @THREADS
