@@ -121,6 +121,10 @@ def saved(start, directory):
             guest.sh(READER)
             guest.save(paths['running'])
             guest.qemu.cmd('cont')
+            if not end.startswith('ours'):
+                # With QEMU's own device, one "stop" in some hundred hangs
+                # while a guest reads.
+                guest.sh('kill $!')
             guest.qemu.cmd('stop')
             guest.save(paths['paused'])
         return paths[state]
@@ -172,7 +176,7 @@ def test_vcpus(start, saved, source, destination, cpus, state):
     guest.qemu.cmd('cont')
     for cpu in range(cpus):
         assert guest.run(f'taskset {1 << cpu:x} {READ}') == (['64'], 0)
-    guest.sh('kill $!')
+    guest.run('kill $!')
 
 
 def test_same_state(pseries, tmp_path):
