@@ -13,7 +13,7 @@ import time
 import pytest
 
 from testlib import TOP
-from testlib.accels import accels
+from testlib.accels import ACCELS
 from testlib.bare_metal import source_bytes, word
 from testlib.egd import EgdDaemon
 from testlib.hcalls import H_HARDWARE
@@ -265,10 +265,9 @@ def test_off(guest):
     assert vm.values() == [0] * 3000 and vm.log() == ''
 
 
-@accels('multi', 'single', 'icount', 'icount-4')
-def test_ways(start, way):
+def test_icount(start):
     stream = Stream([0])
-    vm = start('fifo', stream, **way)
+    vm = start('fifo', stream, **ACCELS['icount'])
     vm.call(300)
     until_failed(vm)
     stream.heal()

@@ -83,7 +83,7 @@ def numbers(vm):
     return {name: sorted(some) for name, some in got.items()}
 
 
-@accels('one', 'multi', 'single')
+@accels('multi', 'single')
 @pytest.mark.parametrize('pool_size', [8, 4096])
 def test_while_vcpus_call(start, sources, way, pool_size):
     """
@@ -118,10 +118,9 @@ def test_while_vcpus_call(start, sources, way, pool_size):
     assert vm.log() == ''
 
 
-@accels('one', 'multi')
-def test_while_calls_wait(start, sources, way):
+def test_while_calls_wait(start, sources):
     """Calls that wait for a dry source get words of the new source."""
-    vm = start(**way)
+    vm = start(cpus=4)
     vm.call()
     assert vm.calls_wait()
     sources.give('b', vm.cpus)

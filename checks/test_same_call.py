@@ -255,7 +255,7 @@ def test_ceded(begun, fifo, way):
     check_new_call(vm, way, fifo, cpu, START, before)
 
 
-@accels('multi', 'single', 'icount-4')
+@every_accel
 def test_joined(start, fifo, way):
     """
     After H_JOIN, which the next interrupt ends, the call is a new one.
@@ -272,7 +272,7 @@ def test_joined(start, fifo, way):
     check_new_call(vm, way, fifo, 1, INNER_END, before)
 
 
-@accels('multi', 'single', 'icount-4')
+@every_accel
 def test_stopped_and_started(start, fifo, way):
     """After a vCPU has stopped itself in a call, its next call is new."""
     vm = start(way, timeout=0)
@@ -300,7 +300,7 @@ def test_reset(begun, fifo, way):
     check_new_call(vm, way, fifo, cpu, START, before)
 
 
-@accels('multi', 'single', 'icount-4')
+@every_accel
 def test_stays_stopped(start, fifo, way):
     """
     A vCPU that stopped itself in a call does not run, and gets no word.

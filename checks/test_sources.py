@@ -64,19 +64,6 @@ def test_fails_again(spied, tmp_path):
     assert vm.values() == [word(i) for i in range(24)]
 
 
-def test_end_of_file(guest, tmp_path):
-    source = tmp_path / 'source'
-    source.touch()
-    vm = guest(random_backend(source), timeout=0)
-    said = [trouble(source)]
-    vm.call()
-    waits_quietly(vm, said)
-    source.write_bytes(source_bytes(0, 2))
-    gets(vm, [word(0), word(1)])
-    assert vm.reports() == said + [RECOVERY]
-    vm.quit()
-
-
 def test_fifo_without_writer(guest, tmp_path):
     """The FIFO has no writer, and then gets one several times."""
     source = tmp_path / 'fifo'

@@ -13,7 +13,7 @@ from testlib.machine import add_disk, hmp, statistic
 
 NAMES = ['calls', 'bytes', 'waits', 'wait-time', 'timeouts', 'throttled']
 
-some_ways = accels('one', 'multi', 'single', 'icount-4')
+some_ways = accels('multi', 'icount')
 
 
 class Watch:
