@@ -124,7 +124,7 @@ def saved(start, directory):
             if not end.startswith('ours'):
                 # With QEMU's own device, one "stop" in some hundred hangs
                 # while a guest reads.
-                guest.sh('kill $!')
+                guest.run('kill $!')
             guest.qemu.cmd('stop')
             guest.save(paths['paused'])
         return paths[state]
