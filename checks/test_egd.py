@@ -148,7 +148,11 @@ def test_no_daemon(daemon, start):
 
 
 def test_silent_daemon(daemon, start):
-    """A machine whose calls wait for the daemon can be stopped and ended."""
+    """
+    A machine whose calls wait for the daemon can be stopped and ended.
+
+    A daemon may answer late: it is asked for only eight bytes more at a time.
+    """
     daemon.silent = True
     daemon.start()
     guest = start(cpus=4)
@@ -157,7 +161,11 @@ def test_silent_daemon(daemon, start):
     assert guest.calls_wait()
     for command in ['stop', 'cont', 'system_reset']:
         guest.qemu.cmd(command)
+    until(lambda: daemon.requests)
+    asked, requests = daemon.asked, daemon.requests
+    until(lambda: daemon.requests >= requests + 2)
     guest.quit()
+    assert daemon.asked - asked == 8 * (daemon.requests - requests)
     assert 'rng-egd' not in guest.log()
 
 

@@ -4,8 +4,10 @@
 import errno
 import os
 import pty
+import re
 import select
 import shutil
+import signal
 import struct
 import termios
 import time
@@ -168,6 +170,20 @@ def test_no_thread(spied, tmp_path):
     assert 'RNG rng0' in {
         path.read_text().strip()
         for path in Path(f'/proc/{vm.qemu.get_pid()}').glob('task/*/comm')}
+    vm.quit()
+
+
+def test_signals(guest, fifo):
+    """QEMU handles signals in its main thread, not in the one that reads."""
+    vm = guest(fifo.backend, timeout=0)
+    vm.call()
+    assert vm.calls_wait()
+    thread, = (path.parent for path in
+               Path(f'/proc/{vm.qemu.get_pid()}').glob('task/*/comm')
+               if path.read_text() == 'RNG rng0\n')
+    blocked = re.search(r'SigBlk:\s*(\w+)', (thread / 'status').read_text())
+    assert all(int(blocked[1], 16) >> number - 1 & 1 for number in (
+        signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
     vm.quit()
 
 

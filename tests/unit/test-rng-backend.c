@@ -49,6 +49,21 @@ int monitor_vprintf(Monitor *mon, const char *fmt, va_list ap)
     return -1; /* It is no human monitor. */
 }
 
+static void rng_test_request_entropy(RngBackend *s, RngRequest *req)
+{
+    /* It is the test that gives the bytes. */
+}
+
+static size_t rng_test_try_read(RngBackend *s, void *buf, size_t size)
+{
+    memset(buf, 0, size);
+    return size;
+}
+
+static void receive(void *opaque, const void *data, size_t size)
+{
+}
+
 static void check_event(const char *state, const char *message)
 {
     g_assert_cmpuint(events, ==, 1);
@@ -188,10 +203,33 @@ static void test_users(void)
     backend_free(s);
 }
 
+/* A front-end that tries gets no byte that a request waits for. */
+static void test_try_read(void)
+{
+    RngBackend *s = backend_new();
+    uint8_t byte;
+
+    g_assert_cmpuint(rng_backend_try_read(s, &byte, 1), ==, 1);
+    rng_backend_request_entropy(s, 1, receive, NULL);
+    g_assert_cmpuint(rng_backend_try_read(s, &byte, 1), ==, 0);
+    rng_backend_finalize_request(s, QSIMPLEQ_FIRST(&s->requests));
+    g_assert_cmpuint(rng_backend_try_read(s, &byte, 1), ==, 1);
+    backend_free(s);
+}
+
+static void rng_test_class_init(ObjectClass *oc, void *data)
+{
+    RngBackendClass *rbc = RNG_BACKEND_CLASS(oc);
+
+    rbc->request_entropy = rng_test_request_entropy;
+    rbc->try_read = rng_test_try_read;
+}
+
 static const TypeInfo rng_test_info = {
     .name = TYPE_RNG_TEST,
     .parent = TYPE_RNG_BACKEND,
     .instance_size = sizeof(RngTest),
+    .class_init = rng_test_class_init,
 };
 
 int main(int argc, char **argv)
@@ -205,5 +243,6 @@ int main(int argc, char **argv)
     g_test_add_func("/rng-backend/bad", test_bad);
     g_test_add_func("/rng-backend/often", test_often);
     g_test_add_func("/rng-backend/users", test_users);
+    g_test_add_func("/rng-backend/try-read", test_try_read);
     return g_test_run();
 }
