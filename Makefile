@@ -82,7 +82,7 @@ fuzz: tree ## fuzz the device for SECONDS=60
 soak: qemu ## make and check 10^9 calls during 100 migrations: 6 minutes
 	@OUT=$(OUT) bench/soak.py
 
-bench: qemu peer ## measure this device and QEMU's own in turn: 11 minutes
+bench: qemu peer ## measure this device and QEMU's own in turn: 15 minutes
 	@guests/linux/build 6.1
 	@OUT=$(OUT) bench/compare.py
 

@@ -53,10 +53,11 @@ def environment(qemu=OUT / 'native/qemu-system-ppc64', command=None):
         [f'bench/{Path(sys.argv[0]).name}', *sys.argv[1:]])
     version = subprocess.run([qemu, '--version'], capture_output=True,
                              text=True, check=True).stdout.splitlines()[0]
+    series = (OUT / 'qemu/.git/series-id').read_text().split()[0]
     return {'command': command, 'date': time.strftime('%Y-%m-%d'),
             'machine': f'{cpu_model()}, {os.cpu_count()} cores',
             'kernel': f'{platform.system()} {platform.release()}',
-            'qemu': version}
+            'qemu': version, 'series': series}
 
 
 def write(directory, name, where, results, lines):
@@ -66,5 +67,5 @@ def write(directory, name, where, results, lines):
         json.dumps({**where, 'results': results}, indent=2) + '\n')
     (directory / f'{name}.md').write_text('\n'.join([
         *lines, '',
-        f"`{where['command']}`, {where['date']}: {where['qemu']}; "
-        f"{where['machine']}; {where['kernel']}", '']))
+        f"`{where['command']}`, {where['date']}: {where['qemu']} with series "
+        f"{where['series']}; {where['machine']}; {where['kernel']}", '']))

@@ -174,3 +174,10 @@ def test_unknown_argument():
     done = bench('--slow')
     assert done.returncode == 2
     assert 'unrecognized arguments: --slow' in done.stderr
+
+
+def test_results():
+    """All results are of one series, which the README names."""
+    of, = {json.loads(path.read_text())['series']
+           for path in (TOP / 'bench/results').glob('*.json')}
+    assert f' of series {of})' in (TOP / 'README.md').read_text()
