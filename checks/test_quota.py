@@ -120,6 +120,18 @@ def test_even(guest):
     vm.quit()
 
 
+def test_burst(guest):
+    """A guest that does not call for a second saves up no more than 50 ms."""
+    vm = guest(URANDOM, **quota(8000, 1000))
+    vm.call()
+    vm.finish()
+    time.sleep(1)
+    vm.call(500)
+    vm.finish()
+    assert vm.seconds() >= 0.44
+    vm.quit()
+
+
 def test_others_go_on(guest):
     """
     A vCPU that waits for the quota delays neither other vCPUs nor the monitor.
