@@ -153,19 +153,22 @@ def test_silent_daemon(daemon, start):
 
     A daemon may answer late: it is asked for only eight bytes more at a time.
     """
-    daemon.silent = True
+    def is_asked_for_eight():
+        asked, requests = daemon.asked, daemon.requests
+        until(lambda: daemon.requests >= requests + 2)
+        return daemon.asked - asked == 8 * (daemon.requests - requests)
+
     daemon.start()
     guest = start(cpus=4)
-    until_connected(guest)
-    guest.call()
-    assert guest.calls_wait()
+    guest.call(1000)
+    guest.finish()
+    daemon.silent = True
+    guest.call(1000)
+    until(guest.calls_wait)
     for command in ['stop', 'cont', 'system_reset']:
         guest.qemu.cmd(command)
-    until(lambda: daemon.requests)
-    asked, requests = daemon.asked, daemon.requests
-    until(lambda: daemon.requests >= requests + 2)
+    until(is_asked_for_eight)
     guest.quit()
-    assert daemon.asked - asked == 8 * (daemon.requests - requests)
     assert 'rng-egd' not in guest.log()
 
 
