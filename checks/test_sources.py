@@ -187,6 +187,19 @@ def test_signals(guest, fifo):
     vm.quit()
 
 
+def test_character_device(guest):
+    """QEMU's thread waits in read(2): Linux's /dev/hwrng has no poll method."""
+    vm = guest(random_backend('/dev/zero'), timeout=0)
+    vm.call()
+    vm.finish()
+    process = Path(f'/proc/{vm.qemu.get_pid()}')
+    fd, = (path.name for path in process.glob('fd/*')
+           if os.readlink(path) == '/dev/zero')
+    flags = re.search(r'flags:\s*(\d+)', (process / f'fdinfo/{fd}').read_text())
+    assert not int(flags[1], 8) & os.O_NONBLOCK
+    vm.quit()
+
+
 def test_nothing_yet(spied):
     """QEMU does not poll a device that signals when it has data."""
     master, slave = pty.openpty()
