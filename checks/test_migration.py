@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Migration of a Linux guest between this device, QEMU's own, and none."""
 
-import itertools
 import json
 import re
 import subprocess
@@ -164,10 +163,11 @@ def test_migration(start, saved, source, destination):
 # QEMU 7.2 damages the memory of one in ten guests that run while it saves them.
 # They crash in QEMU 7.2 as well.
 @pytest.mark.parametrize('source, destination, cpus, state', [
-    *itertools.product(['ours'], ['ours'], [1, 2], ['running', 'paused']),
-    *itertools.product(['peer'], ['ours'], [1, 2], ['running', 'paused']),
-    *itertools.product(['ours'], ['peer'], [1], ['running', 'paused']),
-    *itertools.product(['7.2'], ['ours-7.2'], [1, 2], ['paused'])])
+    (*ends, state) for state in ['running', 'paused'] for ends in [
+        ('ours', 'ours', 1), ('ours', 'peer', 1), ('peer', 'ours', 1),
+        ('7.2', 'ours-7.2', 1), ('ours', 'ours', 2), ('peer', 'ours', 2),
+        ('7.2', 'ours-7.2', 2)]
+    if (ends[0], state) != ('7.2', 'running')])
 def test_vcpus(start, saved, source, destination, cpus, state):
     """No read fails on the way, and each vCPU gets random words afterwards."""
     path = saved(source, cpus, state)

@@ -23,6 +23,13 @@ from testlib.limits import HANG, until, within
 from testlib.sources import (RECOVERY, random_backend, trouble,
                              waits_quietly)
 
+def readers(vm):
+    """The directories below /proc of the threads that read for rng0."""
+    return [path.parent for path in
+            Path(f'/proc/{vm.qemu.get_pid()}').glob('task/*/comm')
+            if path.read_text() == 'RNG rng0\n']
+
+
 def gets(vm, words):
     """Check that the call, and a further call for each word, succeed."""
     vm.finish()
@@ -167,9 +174,7 @@ def test_no_thread(spied, tmp_path):
     control[slow_source.NO_THREADS] = False
     gets(vm, [word(0)])
     assert vm.reports() == said + [RECOVERY]
-    assert 'RNG rng0' in {
-        path.read_text().strip()
-        for path in Path(f'/proc/{vm.qemu.get_pid()}').glob('task/*/comm')}
+    assert readers(vm)
     vm.quit()
 
 
@@ -178,9 +183,7 @@ def test_signals(guest, fifo):
     vm = guest(fifo.backend, timeout=0)
     vm.call()
     assert vm.calls_wait()
-    thread, = (path.parent for path in
-               Path(f'/proc/{vm.qemu.get_pid()}').glob('task/*/comm')
-               if path.read_text() == 'RNG rng0\n')
+    thread, = readers(vm)
     blocked = re.search(r'SigBlk:\s*(\w+)', (thread / 'status').read_text())
     assert all(int(blocked[1], 16) >> number - 1 & 1 for number in (
         signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
