@@ -18,7 +18,7 @@
 /* How soon to read again after an error, or if poll(2) was wrong */
 #define RETRY_MS 20
 
-/* How soon to open the file or to make the thread again; the end of poll(2) */
+/* How soon to open the file or create the thread again; timeout of poll(2) */
 #define REOPEN_MS 1000
 
 /*
@@ -103,8 +103,8 @@ static bool is_urandom(int fd)
 }
 
 /*
- * A generator may have been plugged in again, or a pipe made anew. But a file
- * on a disk would give the same bytes again, unless it is another one.
+ * A generator may have been plugged in again, or a pipe replaced. But if it is
+ * still the same file on a disk, it would give the same bytes again.
  */
 static void open_again(RngReader *r)
 {
@@ -270,14 +270,14 @@ static const char *error_text(int error)
     case END_OF_FILE:
         return "end of file";
     case NO_THREAD:
-        return "cannot make a thread";
+        return "cannot create a thread";
     default:
         return strerror(error);
     }
 }
 
 size_t rng_reader_take(RngReader *r, void *buf, size_t size, size_t ahead,
-                       const char **trouble)
+                       const char **fault)
 {
     size_t len = 0;
     bool wake = false;
@@ -292,7 +292,7 @@ size_t rng_reader_take(RngReader *r, void *buf, size_t size, size_t ahead,
         r->target = MIN(len ? ahead : MAX(ahead, size), RNG_READER_MAX);
         r->waited_for |= !len && !r->never_blocks;
         wake = next_size(r);
-        *trouble = error_text(r->error);
+        *fault = error_text(r->error);
     }
 
     if (!r->thread && !timer_pending(r->timer)) {

@@ -193,7 +193,7 @@ stop:   sc      1
 hcall:  sc      1
         blr
 
-        /* Decrementer interrupt; r18, r19 and r25 to r29 are for it alone */
+        /* Decrementer interrupt; r19 and r25 to r29 are for it alone */
         .org    0x900
         mfcr    r28
         mflr    r27
@@ -224,15 +224,7 @@ hold:   ld      r19, HELD(r31)
         std     r19, HELD(r31)
         cmpldi  r29, STOP
         beq     halt
-        mfspr   r18, SPR_TB
-1:      mfspr   r19, SPR_TB
-        sub     r18, r19, r18
-        ld      r29, AWAY(r31)
-        cmpld   r18, r29
-        ble     2f
-        std     r18, AWAY(r31)
-2:      mr      r18, r19
-        ld      r29, HOLD(r31)
+1:      ld      r29, HOLD(r31)
         cmpldi  r29, 0
         bne     1b
         b       held
@@ -259,9 +251,7 @@ inner:  addi    r29, r29, -1
         sc      1
         b       2f
 1:      bl      hcall
-2:      mfspr   r29, SPR_TB
-        std     r29, INNER_END(r31)
-        std     r3, INNER_STATUS(r31)
+2:      std     r3, INNER_STATUS(r31)
         std     r4, INNER_VALUE(r31)
         ld      r29, INNER_COUNT(r31)
         addi    r29, r29, 1

@@ -16,7 +16,6 @@
 #define MACHINE_BLOCK   0x10000
 #define CPUS            0x10000 /* how many vCPUs there are */
 #define RTAS_ARGS       0x10040 /* of start-cpu, at the machine's start */
-#define HOST_RTAS_ARGS  0x10080 /* of RTAS calls that the host wants */
 
 /* Each vCPU's block, r31 */
 #define BLOCKS          0x11000
@@ -55,7 +54,6 @@
 #define INNER_STACK     168     /* 0: from another "sc"; else from that of */
                                 /* the recorded calls, with this r1 */
 #define INNER_START     176     /* the time base before the last call */
-#define INNER_END       184     /* the time base after the last call */
 #define INNER_COUNT     192     /* how many calls were answered */
 #define INNER_STATUS    200     /* of the last call */
 #define INNER_VALUE     208
@@ -63,8 +61,6 @@
 #define SPIN            1       /* loop, interrupts masked, until HOLD is 0 */
 #define STOP            2       /* stop this vCPU */
 #define HELD            224     /* how often vCPUs were held or stopped */
-#define AWAY            232     /* the longest time that a held vCPU did not */
-                                /* run, in ticks of the time base */
 #define RAN             240     /* what a stopped vCPU did: must stay 0 */
 
 /*

@@ -26,15 +26,16 @@
 
 /*
  * The longest sleep of a vCPU before it returns to its execution loop. Events
- * that need the vCPU earlier wake it. This is also the longest delay by a lost
- * wake-up: that of a vCPU which runs other code, such as an interrupt handler.
+ * that need the vCPU earlier wake it. A wake-up is lost if the vCPU is running
+ * other code, such as an interrupt handler; this then limits the delay.
  */
 #define SLICE_MS 20
 
 /*
- * A wait without a try for so long was given up: the guest runs the task on
- * another vCPU, or another kernel. A vCPU that shares its thread with busy ones
- * may need seconds to come back; with KVM, none does, but QEMU sees no H_CEDE.
+ * A vCPU that has not tried again for this long has given up its wait: the
+ * guest has moved the task to another vCPU, or runs another kernel. With TCG, a
+ * vCPU that shares its thread with busy ones may need seconds to try again.
+ * With KVM, QEMU does not see H_CEDE, with which a vCPU often gives up.
  */
 #define GIVEN_UP_NS (10 * NANOSECONDS_PER_SECOND)
 #define GIVEN_UP_KVM_NS NANOSECONDS_PER_SECOND
@@ -45,8 +46,8 @@ static SpaprHcallWait *wait_of(CPUState *cs)
 }
 
 /*
- * Whether @cs, which is not running now, has nothing to do but to sleep until
- * it tries its hypercall again.
+ * Whether @cs, which is not running now, has nothing to do until it tries its
+ * hypercall again.
  */
 static bool only_sleeps(CPUState *cs)
 {
@@ -57,8 +58,8 @@ static bool only_sleeps(CPUState *cs)
 }
 
 /*
- * Whether the thread of @self has something else to do than to sleep. With
- * thread=single, one vCPU that sleeps delays all.
+ * Whether the thread of @self has something to do other than sleep. With
+ * thread=single, a vCPU that sleeps delays all others.
  */
 static bool thread_is_needed(CPUState *self)
 {
@@ -125,7 +126,7 @@ static void wait_sleep(CPUState *self, run_on_cpu_data max_ms)
     }
 }
 
-/* Returns for how many ms the vCPU may sleep first, or -errno. */
+/* Returns how long the vCPU may sleep first, in ms, or -errno. */
 static int repeat_hcall(PowerPCCPU *cpu)
 {
     if (kvm_enabled()) {

@@ -61,7 +61,7 @@ static void h_random_end_wait(SpaprRng *s, PowerPCCPU *cpu)
     }
 }
 
-/* How many more milliseconds may be waited after @ns */
+/* How many more milliseconds a call may wait after @ns */
 static int64_t wait_left_ms(SpaprRng *s, int64_t ns)
 {
     if (!s->timeout || replay_mode != REPLAY_MODE_NONE) {
@@ -85,9 +85,9 @@ static target_ulong h_random_fail(SpaprRng *s, PowerPCCPU *cpu)
 }
 
 /*
- * A call waits for the quota or for bytes. It fails if it has waited for the
- * timeout, and also if the source has given nothing for so long: calls to a
- * dead source fail at once, those to a slow one need not.
+ * The call has to wait, for bytes or for the quota. It fails if it has waited
+ * for the timeout, and also if the source has given nothing for that long: so
+ * calls to a dead source fail at once.
  */
 static target_ulong h_random_wait(SpaprRng *s, PowerPCCPU *cpu,
                                   target_ulong opcode, bool over_quota)
@@ -110,7 +110,7 @@ static target_ulong h_random_wait(SpaprRng *s, PowerPCCPU *cpu,
 /* Whether the call leaves a word to a vCPU that has waited longer */
 static bool h_random_holds_back(SpaprRng *s, PowerPCCPU *cpu)
 {
-    /* It must not fail for the sake of another one. */
+    /* It must not time out in favour of another call. */
     return spapr_hcall_holds_back(&s->queue, cpu, words_ready(s)) &&
            wait_left_ms(s, spapr_hcall_waited_ns(&s->queue, cpu)) > 0;
 }
@@ -121,7 +121,7 @@ static target_ulong h_random(PowerPCCPU *cpu, SpaprMachineState *spapr,
     SpaprRng *s = spapr->rng;
     bool any_wait = unlikely(!QTAILQ_EMPTY(&s->queue.vcpus));
     bool with_quota = spapr_rng_quota_is_set(&s->quota);
-    /* Bytes come while the call waits for the quota, not afterwards. */
+    /* Ask for bytes first: they should come while the quota is waited for. */
     bool has_word = spapr_rng_pool_has_word(&s->pool);
     bool over_quota = with_quota && !spapr_rng_quota_word_is_due(&s->quota);
 

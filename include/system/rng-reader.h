@@ -38,7 +38,7 @@ void rng_reader_free(RngReader *r);
  * rng_reader_start:
  * @r: the reader
  *
- * Make the thread, unless there is one. It inherits the affinity and priority
+ * Create the thread, unless there is one. It inherits the affinity and priority
  * of the calling thread, which should be the main thread. If the host allows
  * no more threads, rng_reader_take() says so, and the timer fires again.
  */
@@ -50,8 +50,8 @@ void rng_reader_start(RngReader *r);
  * @buf: where the bytes go
  * @size: how many bytes @buf has room for, at least 1
  * @ahead: how many bytes may be read for the next call, if this one gets any
- * @trouble: set to why the last read failed, for a message, or to NULL. While a
- *           caller waits, the thread goes on reading after errors
+ * @fault: set to why the last read failed, for a message, or to NULL. The
+ *         thread goes on reading after errors while a caller waits
  *
  * Take bytes that have been read already, or read Linux's /dev/urandom, which
  * always has bytes. Never waits for a read. Needs the BQL. May be called from
@@ -61,6 +61,6 @@ void rng_reader_start(RngReader *r);
  * bytes, and the reader keeps no copy of them.
  */
 size_t rng_reader_take(RngReader *r, void *buf, size_t size, size_t ahead,
-                       const char **trouble);
+                       const char **fault);
 
 #endif /* SYSTEM_RNG_READER_H */

@@ -22,6 +22,8 @@
 #define MACHINE "-accel tcg -nodefaults -S -m 256M " \
                 "-machine pseries," PSERIES_DEFAULT_CAPABILITIES " "
 
+#define BUILTIN "-object rng-builtin,id=r "
+
 #define IMAGE      0x100    /* the image, and vCPU 0's entry point */
 #define CAS_ARGS   0x5000
 #define CAS_BUFFER 0x100000
@@ -267,8 +269,7 @@ static void test_seed(void)
     Result *r[2];
 
     for (int run = 0; run < 2; run++) {
-        QTestState *qts = qtest_init(MACHINE "-seed 42 "
-                                     "-object rng-builtin,id=r "
+        QTestState *qts = qtest_init(MACHINE "-seed 42 " BUILTIN
                                      "-device spapr-rng,rng=r");
 
         guest_start(qts, 1, calls);
@@ -704,17 +705,6 @@ static void *dump_device_tree(QTestState *qts)
     return fdt;
 }
 
-/* Under qtest, QEMU acts as if the guest had negotiated all options. */
-static void *guest_device_tree(const char *device)
-{
-    QTestState *qts = qtest_initf("-nodefaults -S -machine pseries "
-                                  "-object rng-builtin,id=r %s", device);
-    void *fdt = dump_device_tree(qts);
-
-    qtest_quit(qts);
-    return fdt;
-}
-
 /* Whether ibm,hypertas-functions, a list of strings, has @name. */
 static bool has_hypertas(const void *fdt, const char *name)
 {
@@ -733,12 +723,42 @@ static bool has_option_vector_bit(const void *fdt)
     return len > 17 && vector[17] & 0x80;
 }
 
+/* The device tree after negotiation, in which the guest may ask for the bit */
+static void *negotiate(const char *device, bool asks)
+{
+    uint8_t args[] = {
+        0, 0, 0, 0, 0, 0, 0, 0, /* any processor */
+        0, 0, 0, 0, 0, 0, 0, 1, /* no other one */
+        5 - 1,                  /* vectors - 1; each: length - 1, ... */
+        1 - 1, 0, 1 - 1, 0, 1 - 1, 0, 1 - 1, 0,
+        17 - 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        asks ? 0x80 : 0,
+    };
+    QTestState *qts = qtest_initf(MACHINE BUILTIN "%s", device);
+    void *fdt;
+
+    guest_load(qts, 1, 1);
+    guest_set(qts, 0, OPCODE, H_CAS);
+    guest_set(qts, 0, RECORD, 0);
+    guest_set(qts, 0, ARGUMENT, CAS_ARGS);
+    guest_set(qts, 0, ARGUMENT_R5, CAS_BUFFER);
+    guest_set(qts, 0, ARGUMENT_R6, CAS_BUFFER_SIZE);
+    qtest_memwrite(qts, CAS_ARGS, args, sizeof(args));
+    qtest_qmp_assert_success(qts, "{ 'execute': 'cont' }");
+    guest_wait(qts, 1);
+    g_assert_cmphex(guest_get(qts, 0, OUTCOME), ==, H_SUCCESS);
+    fdt = dump_device_tree(qts);
+    qtest_quit(qts);
+    return fdt;
+}
+
 static void test_device_tree(void)
 {
     const char *parent_path = "/ibm,platform-facilities";
     const char *path = "/ibm,platform-facilities/ibm,random-v1";
-    g_autofree void *with = guest_device_tree("-device spapr-rng,rng=r");
-    g_autofree void *without = guest_device_tree("");
+    g_autofree void *with = negotiate("-device spapr-rng,rng=r", true);
+    g_autofree void *not_asked = negotiate("-device spapr-rng,rng=r", false);
+    g_autofree void *without = negotiate("", true);
     int parent = fdt_path_offset(with, parent_path);
     int node = fdt_path_offset(with, path);
 
@@ -757,49 +777,13 @@ static void test_device_tree(void)
 
     g_assert_true(has_hypertas(with, "hcall-random"));
     g_assert_true(has_option_vector_bit(with));
+    g_assert_false(has_option_vector_bit(not_asked));
 
     g_assert_cmpint(fdt_path_offset(without, parent_path), ==,
                     -FDT_ERR_NOTFOUND);
     g_assert_true(has_hypertas(without, "hcall-watchdog"));
     g_assert_false(has_hypertas(without, "hcall-random"));
     g_assert_false(has_option_vector_bit(without));
-}
-
-/* Whether negotiation gives the guest the bit of the generator. */
-static bool negotiate(const char *device, bool asks)
-{
-    uint8_t args[] = {
-        0, 0, 0, 0, 0, 0, 0, 0, /* any processor */
-        0, 0, 0, 0, 0, 0, 0, 1, /* no other one */
-        5 - 1,                  /* vectors - 1; each: length - 1, ... */
-        1 - 1, 0, 1 - 1, 0, 1 - 1, 0, 1 - 1, 0,
-        17 - 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-        asks ? 0x80 : 0,
-    };
-    QTestState *qts = qtest_initf(MACHINE "-object rng-builtin,id=r %s",
-                                  device);
-    g_autofree void *fdt = NULL;
-
-    guest_load(qts, 1, 1);
-    guest_set(qts, 0, OPCODE, H_CAS);
-    guest_set(qts, 0, RECORD, 0);
-    guest_set(qts, 0, ARGUMENT, CAS_ARGS);
-    guest_set(qts, 0, ARGUMENT_R5, CAS_BUFFER);
-    guest_set(qts, 0, ARGUMENT_R6, CAS_BUFFER_SIZE);
-    qtest_memwrite(qts, CAS_ARGS, args, sizeof(args));
-    qtest_qmp_assert_success(qts, "{ 'execute': 'cont' }");
-    guest_wait(qts, 1);
-    g_assert_cmphex(guest_get(qts, 0, OUTCOME), ==, H_SUCCESS);
-    fdt = dump_device_tree(qts);
-    qtest_quit(qts);
-    return has_option_vector_bit(fdt);
-}
-
-static void test_negotiation(void)
-{
-    g_assert_true(negotiate("-device spapr-rng,rng=r", true));
-    g_assert_false(negotiate("-device spapr-rng,rng=r", false));
-    g_assert_false(negotiate("", true));
 }
 
 /* Run QEMU to its end; returns its exit status. */
@@ -816,57 +800,44 @@ static int run_qemu(const char *options, char **out, char **err)
     return WEXITSTATUS(status);
 }
 
-/* @error and @hint are glob patterns. Errors of QEMU's core have no hint. */
+/*
+ * Properties of the device, and further options. @error and @hint are glob
+ * patterns. Errors of QEMU's core have no hint.
+ */
 typedef struct BadCase {
     const char *name;
-    const char *options;
+    const char *properties;
     const char *error;
     const char *hint;
+    const char *machine;
 } BadCase;
 
-#define BUILTIN "-object rng-builtin,id=r "
-#define TCG_MACHINE "-accel tcg -machine pseries," \
-                    PSERIES_DEFAULT_CAPABILITIES " "
-
 static const BadCase bad_cases[] = {
-    { "no-backend", TCG_MACHINE "-device spapr-rng",
-      "no source of random numbers", "-object rng-random" },
-    { "no-such-backend", TCG_MACHINE "-device spapr-rng,rng=r",
-      "'r' not found", NULL },
-    { "not-a-backend", TCG_MACHINE "-object iothread,id=r "
-      "-device spapr-rng,rng=r", "rng-backend", NULL },
-    { "two", TCG_MACHINE BUILTIN "-device spapr-rng,rng=r "
-      "-device spapr-rng,rng=r", "only one spapr-rng", "but one" },
-    { "not-kvm", TCG_MACHINE "-device spapr-rng,use-kvm=true",
-      "needs the KVM accelerator", "rng=ID" },
-    { "not-pseries", "-accel tcg -machine none " BUILTIN
-      "-device spapr-rng,rng=r", "needs a pseries machine",
-      "-machine pseries" },
-    { "pool-too-small", TCG_MACHINE BUILTIN
-      "-device spapr-rng,rng=r,pool-size=7", "pool-size=7 is out of range",
+    { "no-backend", "", "no source of random numbers", "-object rng-random" },
+    { "no-such-backend", "rng=x", "'x' not found", NULL },
+    { "not-a-backend", "rng=thread", "rng-backend", NULL },
+    { "two", "rng=r -device spapr-rng,rng=r", "only one spapr-rng", "but one" },
+    { "not-kvm", "use-kvm=true", "needs the KVM accelerator", "rng=ID" },
+    { "not-pseries", "rng=r", "needs a pseries machine", "-machine pseries",
+      "none" },
+    { "pool-too-small", "rng=r,pool-size=7", "pool-size=7 is out of range",
       "8 to 16384" },
-    { "pool-too-large", TCG_MACHINE BUILTIN
-      "-device spapr-rng,rng=r,pool-size=16385",
+    { "pool-too-large", "rng=r,pool-size=16385",
       "pool-size=16385 is out of range", "8 to 16384" },
-    { "no-bytes", TCG_MACHINE BUILTIN "-device spapr-rng,rng=r,max-bytes=0",
-      "max-bytes=0 is out of range", "leave max-bytes out" },
-    { "too-many-bytes", TCG_MACHINE BUILTIN
-      "-device spapr-rng,rng=r,max-bytes=9223372036854775808",
+    { "no-bytes", "rng=r,max-bytes=0", "max-bytes=0 is out of range",
+      "leave max-bytes out" },
+    { "too-many-bytes", "rng=r,max-bytes=9223372036854775808",
       "max-bytes=9223372036854775808 is out of range", "2^63 - 1" },
-    { "no-period", TCG_MACHINE BUILTIN
-      "-device spapr-rng,rng=r,max-bytes=1,period=0",
-      "period=0 is out of range", "1 to 2^32 - 1" },
-    { "word-after-timeout", TCG_MACHINE BUILTIN
-      "-device spapr-rng,rng=r,max-bytes=100",
+    { "no-period", "rng=r,max-bytes=1,period=0", "period=0 is out of range",
+      "1 to 2^32 - 1" },
+    { "word-after-timeout", "rng=r,max-bytes=100",
       "max-bytes=100*5243 ms*timeout=5000", "max-bytes=105*timeout=5243" },
-    { "word-after-timeout/period", TCG_MACHINE BUILTIN
-      "-device spapr-rng,rng=r,max-bytes=39,period=1000,timeout=200",
+    { "word-after-timeout/period", "rng=r,max-bytes=39,period=1000,timeout=200",
       "max-bytes=39*206 ms*timeout=200", "max-bytes=40*timeout=206" },
-    { "quota-of-kvm", TCG_MACHINE BUILTIN
-      "-device spapr-rng,rng=r,max-bytes=1,use-kvm=true",
+    { "quota-of-kvm", "rng=r,max-bytes=1,use-kvm=true",
       "max-bytes and use-kvm=true", "one of them" },
-    { "quota-recorded", TCG_MACHINE BUILTIN "-icount shift=7,rr=record,"
-      "rrfile=/dev/null -device spapr-rng,rng=r,max-bytes=1",
+    { "quota-recorded",
+      "rng=r,max-bytes=1 -icount shift=7,rr=record,rrfile=/dev/null",
       "record and replay", "both runs" },
 };
 
@@ -885,7 +856,10 @@ static void test_bad(const void *data)
 {
     const BadCase *c = data;
     /* If the options are accepted, the missing snapshot ends QEMU. */
-    g_autofree char *options = g_strconcat(c->options, " -loadvm none", NULL);
+    g_autofree char *options = g_strdup_printf(
+        "-accel tcg -machine %s -object iothread,id=thread " BUILTIN
+        "-device spapr-rng,%s -loadvm none",
+        c->machine ?: "pseries," PSERIES_DEFAULT_CAPABILITIES, c->properties);
     g_autofree char *out = NULL, *err = NULL;
     char *error, *hint;
 
@@ -1016,7 +990,6 @@ int main(int argc, char *argv[])
     qtest_add_func("spapr-rng/read-error", test_read_error);
     qtest_add_func("spapr-rng/end-of-file", test_end_of_file);
     qtest_add_func("spapr-rng/device-tree", test_device_tree);
-    qtest_add_func("spapr-rng/negotiation", test_negotiation);
     qtest_add_func("spapr-rng/help", test_help);
     qtest_add_func("spapr-rng/introspection", test_introspection);
     qtest_add_func("spapr-rng/device-add", test_device_add);

@@ -19,11 +19,18 @@ static char *directory;
 static char *path;
 static QEMUTimer *timer;
 static unsigned fired;
-static const char *trouble;
+static const char *fault;
 
 static void fire(void *opaque)
 {
     fired++;
+}
+
+static void wait_for_timer(void)
+{
+    for (unsigned before = fired; fired == before; ) {
+        main_loop_wait(false);
+    }
 }
 
 static RngReader *reader_new(void)
@@ -31,7 +38,6 @@ static RngReader *reader_new(void)
     RngReader *r = rng_reader_new("test", path, timer, &error_abort);
 
     rng_reader_start(r);
-    fired = 0;
     return r;
 }
 
@@ -41,16 +47,14 @@ static void reader_free(RngReader *r)
     g_remove(path);
 }
 
-/* Returns 0 if the thread has had trouble. */
+/* Returns 0 if a read failed. */
 static size_t take(RngReader *r, void *buf, size_t size, size_t ahead)
 {
     size_t len;
 
-    while (!(len = rng_reader_take(r, buf, size, ahead, &trouble)) &&
-           !trouble) {
-        for (unsigned before = fired; fired == before; ) {
-            main_loop_wait(false);
-        }
+    while (!(len = rng_reader_take(r, buf, size, ahead, &fault)) &&
+           !fault) {
+        wait_for_timer();
     }
     return len;
 }
@@ -61,9 +65,7 @@ static void wait_for_retries(RngReader *r)
 
     for (unsigned i = 0; i < MANY_RETRIES; i++) {
         g_assert_cmpint(take(r, &byte, 1, 0), ==, 0);
-        for (unsigned before = fired; fired == before; ) {
-            main_loop_wait(false);
-        }
+        wait_for_timer();
     }
 }
 
@@ -130,15 +132,19 @@ static void test_order(void)
 }
 
 /* The reader takes no more from the file than its owner asks for. */
-static void test_nothing_ahead(void)
+static void check_unread(int size, int ahead)
 {
     int fd = fifo_new();
     RngReader *r = reader_new();
 
     write_values(fd, 0, 800);
-    for (int i = 0; i < 100; i++) {
-        take_values(r, i * 8, 8, 0);
-        g_assert_cmpint(unread(fd), ==, 800 - (i + 1) * 8);
+    for (int left = 800; left > ahead; left -= size) {
+        take_values(r, 800 - left, size, ahead);
+        while (unread(fd) > left - size - ahead) {
+            g_usleep(1000);
+        }
+        g_usleep(1000);
+        g_assert_cmpint(unread(fd), ==, left - size - ahead);
     }
     reader_free(r);
     close(fd);
@@ -146,20 +152,8 @@ static void test_nothing_ahead(void)
 
 static void test_ahead(void)
 {
-    int fd = fifo_new();
-    RngReader *r = reader_new();
-
-    write_values(fd, 0, 800);
-    for (int i = 0; i < 8; i++) {
-        take_values(r, i * 50, 50, 300);
-        while (unread(fd) > 450 - i * 50) {
-            g_usleep(1000);
-        }
-        g_usleep(1000);
-        g_assert_cmpint(unread(fd), ==, 450 - i * 50);
-    }
-    reader_free(r);
-    close(fd);
+    check_unread(8, 0);
+    check_unread(50, 300);
 }
 
 static void test_end(void)
@@ -173,7 +167,7 @@ static void test_end(void)
         take_values(r, 0, 10, 0);
         close(fd);
         g_assert_cmpint(take(r, &byte, 1, 0), ==, 0);
-        g_assert_cmpstr(trouble, ==, "end of file");
+        g_assert_cmpstr(fault, ==, "end of file");
         fd = open(path, O_RDWR);
     }
     close(fd);
@@ -189,7 +183,7 @@ static void test_directory(void)
     g_assert_cmpint(mkdir(path, 0700), ==, 0);
     r = reader_new();
     g_assert_cmpint(take(r, &byte, 1, 0), ==, 0);
-    g_assert_cmpstr(trouble, ==, strerror(EISDIR));
+    g_assert_cmpstr(fault, ==, strerror(EISDIR));
     reader_free(r);
 #endif
 }
@@ -241,11 +235,8 @@ static void test_no_thread(void)
     RngReader *r = rng_reader_new("test", path, timer, &error_abort);
     uint8_t byte;
 
-    fired = 0;
-    g_assert_cmpint(rng_reader_take(r, &byte, 1, 0, &trouble), ==, 0);
-    while (!fired) {
-        main_loop_wait(false); /* The owner is to call rng_reader_start(). */
-    }
+    g_assert_cmpint(rng_reader_take(r, &byte, 1, 0, &fault), ==, 0);
+    wait_for_timer(); /* The owner is to call rng_reader_start(). */
     reader_free(r);
     close(fd);
 }
@@ -257,7 +248,7 @@ static void test_urandom(void)
     RngReader *r = rng_reader_new("test", "/dev/urandom", timer, &error_abort);
 
     /* There is no thread yet. */
-    g_assert_cmpint(rng_reader_take(r, buf, sizeof(buf), 0, &trouble), ==,
+    g_assert_cmpint(rng_reader_take(r, buf, sizeof(buf), 0, &fault), ==,
                     sizeof(buf));
     rng_reader_free(r);
     timer_del(timer);
@@ -275,7 +266,6 @@ int main(int argc, char **argv)
     path = g_build_filename(directory, "source", NULL);
 
     g_test_add_func("/rng-reader/order", test_order);
-    g_test_add_func("/rng-reader/nothing-ahead", test_nothing_ahead);
     g_test_add_func("/rng-reader/ahead", test_ahead);
     g_test_add_func("/rng-reader/end", test_end);
     g_test_add_func("/rng-reader/directory", test_directory);

@@ -81,7 +81,7 @@ void spapr_hcall_queue_init(SpaprHcallQueue *queue);
 
 /**
  * spapr_hcall_queue_wake:
- * @queue: a queue whose vCPUs wait for something that there may be now
+ * @queue: a queue whose vCPUs may get an answer now
  * @vcpus: how many of them to wake
  *
  * Wake the first vCPUs that were not woken since their last try. May be called
@@ -91,7 +91,7 @@ void spapr_hcall_queue_wake(SpaprHcallQueue *queue, unsigned vcpus);
 
 /**
  * spapr_hcall_queue_drain:
- * @queue: a queue whose vCPUs need not wait any more
+ * @queue: a queue whose vCPUs should stop waiting
  *
  * Empty @queue and wake its vCPUs, which make their hypercalls again. May be
  * called from any thread that holds the BQL.
@@ -104,9 +104,9 @@ void spapr_hcall_queue_drain(SpaprHcallQueue *queue);
  * @cpu: the vCPU that makes the hypercall
  * @answers: how many vCPUs could get an answer now
  *
- * For 20 ms at most, answers are kept for the vCPUs that were woken: another
- * one may happen to try before them. May wake the first vCPU. With
- * thread=single, @cpu leaves its thread after this hypercall.
+ * Answers are kept for the vCPUs that were woken, for 20 ms at most: another
+ * vCPU may happen to try before them. May wake the first vCPU. With
+ * thread=single, @cpu lets other vCPUs run after this hypercall.
  *
  * Returns: whether @cpu should leave the answer to a vCPU that was woken
  */
@@ -118,10 +118,11 @@ bool spapr_hcall_holds_back(SpaprHcallQueue *queue, PowerPCCPU *cpu,
  * @queue: where the vCPU may wait
  * @cpu: the vCPU that makes the hypercall
  *
- * End a wait whose last try was 10 s ago (1 s with KVM): it was given up.
+ * If the last try was 10 s ago (1 s with KVM), @cpu has given up its wait,
+ * which ends here.
  *
- * Returns: for how many ns of cpu_get_clock() @cpu has waited in @queue; 0 if
- * it does not
+ * Returns: how long @cpu has waited in @queue, in ns of cpu_get_clock(); 0 if
+ * it does not wait there
  */
 int64_t spapr_hcall_waited_ns(SpaprHcallQueue *queue, PowerPCCPU *cpu);
 
@@ -133,8 +134,8 @@ int64_t spapr_hcall_waited_ns(SpaprHcallQueue *queue, PowerPCCPU *cpu);
  * @max_ms: the longest sleep in ms, at least 1; the vCPU sleeps 20 ms at most,
  *          and less if it has work to do or KVM may have an interrupt for it
  *
- * Defer a hypercall: append @cpu to @queue if it does not wait yet, and have it
- * sleep, without the BQL, and then execute the hypercall again.
+ * Defer a hypercall: append @cpu to @queue if it does not wait yet, let it
+ * sleep without the BQL, and then execute the hypercall again.
  *
  * Returns: what the handler of the hypercall has to return
  */
