@@ -3,23 +3,18 @@
 """Measure many guests on one host that all call at the same time."""
 
 import argparse
-import functools
 import statistics
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
-TOP = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(TOP))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import record  # noqa: E402
-from record import expect  # noqa: E402
-from sources import egd  # noqa: E402
-from testlib import bare_metal  # noqa: E402
+from machines import egd, guest, running  # noqa: E402
 from testlib.hcalls import COUNT, DAMAGE, H_RANDOM, H_UNASSIGNED  # noqa: E402
-from testlib.machine import (URANDOM, cpu_seconds, machine,  # noqa: E402
-                             statistic)
+from testlib.machine import URANDOM, cpu_seconds, statistic  # noqa: E402
 
 FOR_EVER = 2 ** 40
 QUOTA = 1000    # bytes per second
@@ -28,85 +23,58 @@ QUOTA = 1000    # bytes per second
 SHARE = 100
 
 
-@contextmanager
-def guests(directory, number, backend, *args, **properties):
-    """A number of running machines, which make no calls yet."""
-    image = bare_metal.build(directory)
-    with ExitStack() as stack:
-        started = []
-        for _ in range(number):
-            guest = bare_metal.Guest(
-                functools.partial(machine, directory), image, directory,
-                backend, *args, **properties)
-            stack.callback(guest.ram.unlink)
-            stack.callback(guest.qemu.shutdown, hard=True)
-            started.append(guest)
-        yield started
-
-
-def check_guest(guest, given):
-    """Check that the guest got each word that the device gave."""
-    timeouts, got = statistic(guest, 'timeouts'), guest.get(0, COUNT)
-    # The guest may not have counted its last call yet.
-    expect(0 <= given // 8 + timeouts - got <= 1,
-           f'{given} bytes given and {timeouts} calls failed make {got} calls')
-    return timeouts
-
-
-def look(guest):
+def look(vm):
     """The time, the guest's calls, and the bytes that it got.
 
     A busy host may be slow to answer, so that each guest has its own time.
     """
-    return (time.monotonic(), guest.get(0, COUNT),
-            statistic(guest, 'bytes') if guest.has_device else 0)
+    return (time.monotonic(), vm.get(0, COUNT),
+            statistic(vm, 'bytes') if vm.has_device else 0)
 
 
-def cpu_used(started, daemon):
-    return (sum(guest.cpu_seconds() for guest in started),
-            cpu_seconds(daemon.pid) if daemon else 0)
+def look_at_all(started, daemon):
+    return (sum(vm.cpu_seconds() for vm in started),
+            cpu_seconds(daemon.pid) if daemon else 0, *map(look, started))
 
 
-def stop(started):
-    """Stop the guests; return how many calls failed. No call may be lost."""
-    failed = 0
-    for guest in started:
-        expect(guest.qemu.is_running(), guest.log())
-        guest.qemu.cmd('stop')
-        expect(not guest.get(0, DAMAGE),
-               'a call changed registers that it must not')
-        if guest.has_device:
-            failed += check_guest(guest, statistic(guest, 'bytes'))
-    return failed
+def stop(vm):
+    """Stop a guest; return how many calls failed."""
+    record.expect(vm.qemu.is_running(), vm.log())
+    vm.qemu.cmd('stop')
+    record.expect(not vm.get(0, DAMAGE),
+                  'a call changed registers that it must not')
+    return statistic(vm, 'timeouts') if vm.has_device else 0
 
 
-def measure(started, seconds, daemon=None):
+def measure(started, seconds, daemon):
     """Have all guests call at the same time, for so many seconds."""
     opcode = H_RANDOM if started[0].has_device else H_UNASSIGNED
-    for guest in started:
-        guest.call(FOR_EVER, opcode)
+    for vm in started:
+        vm.call(FOR_EVER, opcode)
     time.sleep(0.5)     # The start is not measured.
-    before = cpu_used(started, daemon), list(map(look, started))
+    cpu, daemon_cpu, *before = look_at_all(started, daemon)
     time.sleep(seconds)
-    after = cpu_used(started, daemon), list(map(look, started))
-    cpu, daemon_cpu = (b - a for a, b in zip(before[0], after[0]))
+    cpu_after, daemon_cpu_after, *after = look_at_all(started, daemon)
     times, calls, got = zip(*([b - a for a, b in zip(*pair)]
-                              for pair in zip(before[1], after[1])))
+                              for pair in zip(before, after)))
     return {'calls': calls, 'bytes': got,
             'rates': [(8 * count if opcode == H_UNASSIGNED else size) / taken
                       for taken, count, size in zip(times, calls, got)],
-            'failed_calls': stop(started),
-            'cpu_ns_per_call': cpu * 1e9 / max(sum(calls), 1),
-            'daemon_ns_per_byte': daemon_cpu * 1e9 / max(sum(got), 1)}
+            'failed_calls': sum(map(stop, started)),
+            'cpu_ns_per_call': (cpu_after - cpu) * 1e9 / max(sum(calls), 1),
+            'daemon_ns_per_byte': (daemon_cpu_after - daemon_cpu) * 1e9 /
+            max(sum(got), 1)}
 
 
 def run_all(directory, number, seconds):
     """Measure each case with new machines, so that no case has warm caches."""
-    def case(name, backend, *args, daemon=None, **properties):
+    def case(name, *args, daemon=None, **properties):
         print(f'{number} guests: {name}', flush=True)
-        with guests(directory, number, backend, *args,
-                    **properties) as started:
-            found[name] = measure(started, seconds, daemon)
+        with ExitStack() as stack:
+            found[name] = measure(
+                [stack.enter_context(running(guest(
+                    directory, *args, **properties))) for _ in range(number)],
+                seconds, daemon)
 
     found = {}
     case('none', None)
@@ -127,7 +95,8 @@ def case_line(name, case):
     ratio = f'{max(rates) / min(rates):.2f}' if min(rates) else \
         'some got nothing'
     return (f"| {name} | {statistics.median(rates):,.0f} | {ratio} "
-            f"| {case['failed_calls']:,} | {case['cpu_ns_per_call']:,.0f} ns |")
+            f"| {case['failed_calls']:,} "
+            f"| {case['cpu_ns_per_call']:,.0f} ns |")
 
 
 def table(number, seconds, found):
@@ -156,12 +125,7 @@ def main():
     parser.add_argument('--seconds', type=int, default=20,
                         help='how long they call, for each source '
                         '(default: 20)')
-    parser.add_argument('--out', type=Path, default=TOP / 'bench/results')
-    args = parser.parse_args()
-    if not 2 <= args.guests <= 500:
-        parser.error('--guests: use 2 to 500')
-    if args.seconds < 1:
-        parser.error('--seconds: use 1 or more')
+    args = record.parse(parser)
     with record.measuring() as directory:
         found = run_all(directory, args.guests, args.seconds)
     record.write(args.out, 'many', record.environment(),

@@ -4,6 +4,8 @@
 import json
 import os
 import platform
+import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -11,7 +13,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from testlib import GUESTS, OUT
+from testlib import OUT, TOP
 
 
 class Failure(Exception):
@@ -23,16 +25,20 @@ def expect(condition, what):
         raise Failure(what)
 
 
-def cpu_model():
-    for line in Path('/proc/cpuinfo').read_text().splitlines():
-        if line.startswith('model name'):
-            return line.split(':', 1)[1].strip()
-    return platform.processor()
+def parse(parser):
+    """The program's arguments, among them --out, a directory that exists."""
+    parser.add_argument('--out', type=Path, default=TOP / 'bench/results',
+                        help='the directory for the results')
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    return args
 
 
 @contextmanager
 def measuring():
     """A directory to work in. A Failure ends the program with its message."""
+    # Python's own way to end would leave the guests running.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit('ended'))
     with tempfile.TemporaryDirectory() as name:
         try:
             yield Path(name)
@@ -40,29 +46,28 @@ def measuring():
             sys.exit(f'{Path(sys.argv[0]).stem}: {failure}')
 
 
-def need_linux():
-    """End the program if the Linux guest was not built."""
-    if not (GUESTS / 'linux-6.1/initrd.gz').exists():
-        sys.exit(f'{Path(sys.argv[0]).stem}: there is no Linux guest: run '
-                 '"guests/linux/build 6.1"')
+def version(build):
+    return subprocess.run(
+        [build / 'qemu-system-ppc64', '--version'], capture_output=True,
+        text=True, check=True).stdout.splitlines()[0]
 
 
-def environment(qemu=OUT / 'native/qemu-system-ppc64', command=None):
-    """The facts that results depend on; command: by default, this program."""
-    command = command or ' '.join(
-        [f'bench/{Path(sys.argv[0]).name}', *sys.argv[1:]])
-    version = subprocess.run([qemu, '--version'], capture_output=True,
-                             text=True, check=True).stdout.splitlines()[0]
+def environment():
+    """The facts that results depend on."""
+    models = re.findall(r'^(?:model name|cpu)\s*: (.*)',
+                        Path('/proc/cpuinfo').read_text(), re.M)
     series = (OUT / 'qemu/.git/series-id').read_text().split()[0]
-    return {'command': command, 'date': time.strftime('%Y-%m-%d'),
-            'machine': f'{cpu_model()}, {os.cpu_count()} cores',
+    return {'command': ' '.join([f'bench/{Path(sys.argv[0]).name}',
+                                 *sys.argv[1:]]),
+            'date': time.strftime('%Y-%m-%d'),
+            'machine': ', '.join([*models[:1],
+                                  f'{os.cpu_count()} cores']),
             'kernel': f'{platform.system()} {platform.release()}',
-            'qemu': version, 'series': series}
+            'qemu': version(OUT / 'native'), 'series': series}
 
 
 def write(directory, name, where, results, lines):
     """Write all results to NAME.json, and the readable lines to NAME.md."""
-    directory.mkdir(parents=True, exist_ok=True)
     (directory / f'{name}.json').write_text(
         json.dumps({**where, 'results': results}, indent=2) + '\n')
     (directory / f'{name}.md').write_text('\n'.join([

@@ -4,9 +4,9 @@
 import statistics
 import subprocess
 import tempfile
-from pathlib import Path
 
-TOP = Path(__file__).resolve().parent.parent
+from testlib import TOP
+
 FIGURES = ('p50_ns', 'p99_ns', 'p999_ns', 'max_ns')
 HEADS = ['p50', 'p99', 'p99.9', 'max']
 
@@ -17,13 +17,6 @@ def best(rounds):
         return ('hangs_after_s' in figures, figures.get('calls_per_s', 0),
                 figures.get('bytes_per_s', 0))
     return max(rounds, key=rank)
-
-
-def add_best(found):
-    """Add the best round of each list of rounds to its entry."""
-    for entry in [*found['bare_metal'], *found['slow'], *found['linux']]:
-        entry['best'] = {name: best(rounds) for name, rounds in entry.items()
-                         if isinstance(rounds, list) and rounds}
 
 
 def nanoseconds(value):
@@ -39,7 +32,8 @@ def hangs(figures):
     return f"hangs: no answer in {figures['hangs_after_s']} s"
 
 
-def cells(figures, rate):
+def cells(rounds, rate):
+    figures = best(rounds)
     if 'hangs_after_s' in figures:
         return [hangs(figures), *[''] * len(FIGURES)]
     return [*(nanoseconds(figures[key]) for key in FIGURES),
@@ -47,24 +41,22 @@ def cells(figures, rate):
 
 
 def table(head, rows):
-    return ['| ' + ' | '.join(row) + ' |'
+    return ['| ' + ' | '.join(map(str, row)) + ' |'
             for row in [head, ['---'] * len(head), *rows]] + ['']
 
 
 def null_rows(entries):
     """The best round of the null hypercall, for each QEMU and vCPU number."""
     for cpus, qemu in dict.fromkeys((e['vcpus'], e['qemu']) for e in entries):
-        rounds = [e['best']['null'] for e in entries if 'null' in e['best']
-                  and (e['vcpus'], e['qemu']) == (cpus, qemu)]
-        if rounds:
-            yield ['null hypercall', str(cpus), qemu,
-                   *cells(best(rounds), 'calls_per_s')]
+        rounds = sum((e['null'] for e in entries
+                      if (e['vcpus'], e['qemu']) == (cpus, qemu)), [])
+        yield ['null hypercall', cpus, qemu, *cells(rounds, 'calls_per_s')]
 
 
 def bare_metal(entries):
     rows = [*null_rows(entries),
-            *([e['source'], str(e['vcpus']), e['qemu'],
-               *cells(e['best']['random'], 'calls_per_s')]
+            *([e['source'], e['vcpus'], e['qemu'],
+               *cells(e['random'], 'calls_per_s')]
               for e in entries if 'pool_size' not in e)]
     return ["Hypercalls of a bare-metal guest, one after the other on each "
             "vCPU. Durations are by the guest's time base, and include one "
@@ -73,35 +65,33 @@ def bare_metal(entries):
 
 
 def pools(entries):
-    rows = [[e['source'], str(e['pool_size']),
-             *cells(e['best']['random'], 'calls_per_s')]
+    rows = [[e['source'], e['pool_size'], *cells(e['random'], 'calls_per_s')]
             for e in entries if 'pool_size' in e]
     return ['The same, ours with 1 vCPU, by `pool-size`.', '',
             *table(['source', 'pool-size', *HEADS, 'calls/s'], rows)]
 
 
-def milliseconds(figures, key):
-    return f'{figures[key]} ms' if key in figures else hangs(figures)
+def slow_row(entry):
+    figures = best(entry['slow'])
+    chunk, ms = entry['chunk'], entry['chunk_ms']
+    return [f'{chunk} bytes each {ms} ms', entry['qemu'],
+            f'{chunk * 1000 // ms:,}', f"{figures['bytes_per_s']:,}",
+            *(f'{figures[key]} ms' if key in figures else hangs(figures)
+              for key in ('monitor_median_ms', 'monitor_worst_ms', 'stop_ms'))]
 
 
 def slow(entries):
-    rows = [[f"{e['chunk']} bytes each {e['chunk_ms']} ms", e['qemu'],
-             f"{e['chunk'] * 1000 // e['chunk_ms']:,}",
-             f"{e['best']['slow']['bytes_per_s']:,}",
-             *(milliseconds(e['best']['slow'], key) for key in (
-                 'monitor_median_ms', 'monitor_worst_ms', 'stop_ms'))]
-            for e in entries]
-    return ["A source like a TPM's generator, whose reads take as long although "
-            'they must not wait, and a guest that calls all the time: what the '
-            'source could give, what the guest got, how soon the monitor '
-            'answers, and how long `stop` takes.', '',
+    return ["A source like a TPM's generator, whose reads take as long "
+            'although they must not wait, and a guest that calls all the '
+            'time: what the source could give, what the guest got, how soon '
+            'the monitor answers, and how long `stop` takes.', '',
             *table(['source', 'QEMU', 'bytes/s', 'got', 'monitor, median',
-                    'worst', 'stop'], rows)]
+                    'worst', 'stop'], map(slow_row, entries))]
 
 
 def linux(entries):
-    rows = [[device, e['source'], str(e['vcpus']), e['qemu'],
-             *cells(e['best'][device], 'bytes_per_s')]
+    rows = [[device, e['source'], e['vcpus'], e['qemu'],
+             *cells(e[device], 'bytes_per_s')]
             for device in ('spapr-rng', 'virtio-rng-pci') for e in entries]
     return ['Reads of `/dev/hwrng` in Linux, by one process on each vCPU: '
             'durations of 8 bytes, for which spapr-rng gets one call and '
@@ -140,9 +130,9 @@ def points(entries):
     for number, series in enumerate(('null', 'ours', 'peer')):
         for group, source in enumerate(sources):
             call = 'null' if series == 'null' else 'random'
-            figures = best(e['best'][call] for e in entries
-                           if e['source'] == source and call in e['best']
-                           and series in ('null', e['qemu']))
+            figures = best(sum((
+                e[call] for e in entries if e['source'] == source
+                and series in ('null', e['qemu'])), []))
             place = group + (number - 1) * 0.27
             if 'hangs_after_s' in figures:
                 yield [place, *['NaN'] * 4, '"hangs"', source]
