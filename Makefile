@@ -93,7 +93,9 @@ coverage: tree ## report which lines of the series the tests run
 	@scripts/coverage $(OUT)
 
 docs: tree ## build QEMU's manual, with warnings as errors
-	@scripts/build-docs $(OUT)
+	@scripts/install-packages full
+	@scripts/build-qemu $(OUT) full html
+	@echo "The manual is $(OUT)/full/docs/manual/index.html"
 
 series: tree ## write the patches as a mail series with a cover letter
 	@scripts/mail-series $(OUT)/qemu $(OUT)/series

@@ -1,15 +1,14 @@
 /*
  * In the Linux guest: measure how long CPU 1 takes to answer an interrupt
  *
- *   ipi-times COUNT [FILE]
+ *   ipi-times COUNT FILE
  *
  * CPU 0 sends COUNT interrupts to CPU 1, and waits for each answer. Meanwhile,
- * CPU 1 reads 64 bytes of FILE, or is idle without FILE. The read begins when
- * the program gets a line on the standard input: Linux draws random numbers
- * whenever it starts a program or a thread, so the source can be made dry only
- * afterwards. The interrupts begin after a second line. The output is the
- * median and the worst time in microseconds, and whether CPU 1 was still busy
- * after the last answer.
+ * CPU 1 reads 64 bytes of FILE. The read begins when the program gets a line
+ * on the standard input: Linux draws random numbers whenever it starts a
+ * program or a thread, so the source can be made dry only afterwards. The
+ * interrupts begin after a second line. The output is the median and the worst
+ * time in microseconds, and whether CPU 1 was busy after the last answer.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -50,7 +49,7 @@ static void *run_cpu1(void *arg)
     while (!go) {
         usleep(1000);
     }
-    if (fd >= 0 && read(fd, bytes, sizeof(bytes)) != sizeof(bytes)) {
+    if (read(fd, bytes, sizeof(bytes)) != sizeof(bytes)) {
         err(1, "read");
     }
     over = true;
@@ -79,20 +78,15 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-int main(int argc, char **argv)
+int main(int, char **argv)
 {
-    int count = argc > 1 ? atoi(argv[1]) : 0;
-    int fd = argc > 2 ? open(argv[2], O_RDONLY) : -1;
+    int count = atoi(argv[1]);
+    int fd = open(argv[2], O_RDONLY);
+    int event = open_cpu1();
     long *times = calloc(count, sizeof(*times));
     pthread_t thread;
-    int event;
 
-    if (count < 1 || (argc > 2 && fd < 0) || !times) {
-        fprintf(stderr, "usage: ipi-times COUNT [FILE]\n");
-        return 2;
-    }
     run_on(0);
-    event = open_cpu1();
     if (pthread_create(&thread, NULL, run_cpu1, &fd)) {
         err(1, "pthread_create");
     }
@@ -115,7 +109,6 @@ int main(int argc, char **argv)
         times[i] = (end.tv_sec - start.tv_sec) * 1000000 +
                    (end.tv_nsec - start.tv_nsec) / 1000;
     }
-    close(event);
     qsort(times, count, sizeof(*times), compare);
     printf("median %ld worst %ld %s\n", times[count / 2], times[count - 1],
            over ? "idle" : "busy");

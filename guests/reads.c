@@ -21,7 +21,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define READERS 8
 #define SAMPLES 65536
 
 static struct reader {
@@ -104,7 +103,7 @@ static int compare(const void *a, const void *b)
 static void print_durations(void)
 {
     static const int thousandths[] = { 500, 990, 999, 1000 };
-    static uint32_t ticks[READERS * SAMPLES];
+    uint32_t *ticks = malloc(readers_count * sizeof(readers->ticks));
     uint64_t count = 0;
 
     for (int i = 0; i < readers_count; i++) {
@@ -131,16 +130,13 @@ static void print_throughput(void)
     printf(" %ju %ju\n", (uintmax_t)bytes, (uintmax_t)(end - start));
 }
 
-int main(int argc, char **argv)
+int main(int, char **argv)
 {
-    readers_count = argc == 3 ? atoi(argv[1]) : 0;
-    if (readers_count < 1 || readers_count > READERS) {
-        errx(2, "usage: reads READERS SECONDS, with up to %d", READERS);
-    }
+    readers_count = atoi(argv[1]);
     duration = atof(argv[2]) * 512000000;
     hwrng = open("/dev/hwrng", O_RDONLY);
-    readers = mmap(NULL, sizeof(*readers) * READERS, PROT_READ | PROT_WRITE,
-                   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    readers = mmap(NULL, sizeof(*readers) * readers_count,
+                   PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (hwrng < 0 || readers == MAP_FAILED) {
         err(1, "/dev/hwrng");
     }
