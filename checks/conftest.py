@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from testlib import (GUESTS, KERNELS, KIND, OUT, TOP, bare_metal,  # noqa: E402
+from testlib import (GUESTS, KERNELS, KIND, OUT, bare_metal,  # noqa: E402
                      sanitizers, slow_source)
 from testlib.fifo import Fifo  # noqa: E402
 from testlib.install import PREFIX, install  # noqa: E402
@@ -39,6 +39,7 @@ def pytest_report_header():
 
 
 def pytest_terminal_summary(terminalreporter):
+    """The last line shows it if there is no newer Linux, for example."""
     terminalreporter.section(tested())
 
 
@@ -60,12 +61,6 @@ def nothing_reported(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     yield
     assert sanitizers.reports(log) == ''
-
-
-@pytest.fixture
-def top():
-    """The directory of this repository."""
-    return TOP
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@
 import hashlib
 import os
 import shutil
-import subprocess
 
-import pytest
+from testlib import TOP
+from testlib.programs import run
 
 PACKAGE = b'not a package\n'
 PATH = 'main/binary-ppc64el/Packages'
@@ -17,10 +17,12 @@ Acquire::AllowDowngradeToInsecureRepositories "true";
 '''
 
 
-@pytest.fixture
-def fetch(top, tmp_path):
-    """A function that fetches the package p from suites of a local mirror."""
-    shutil.copytree(top / 'scripts', tmp_path / 'scripts')
+def test_refused(tmp_path):
+    """An unsigned suite is refused, even if the host's apt accepts it.
+
+    One line for each suite has the error, and names the next suite.
+    """
+    shutil.copytree(TOP / 'scripts', tmp_path / 'scripts')
     mirror = tmp_path / 'mirror'
     index = mirror / 'dists/unsigned' / PATH
     index.parent.mkdir(parents=True)
@@ -34,29 +36,14 @@ def fetch(top, tmp_path):
         f' {hashlib.sha256(text).hexdigest()} {len(text)} {PATH}\n')
     (tmp_path / 'lax').write_text(LAX)
 
-    def start(suites):
-        done = subprocess.run(
-            [tmp_path / 'scripts/fetch', 'a p', tmp_path / 'got', 'ppc64el',
-             suites, 'apt-get -qq download p'], capture_output=True, text=True,
-            check=False, env={**os.environ, 'DEBIAN_MIRROR': f'file:{mirror}',
-                              'APT_CONFIG': str(tmp_path / 'lax')})
-        assert done.returncode == 1
-        assert not list(tmp_path.glob('got*'))
-        return done.stderr.splitlines()
-    return start
-
-
-def test_unsigned(fetch):
-    """An unsigned suite is refused, even if the host's apt accepts it."""
-    why, what = fetch('unsigned')
-    assert why.endswith("unsigned Release' is not signed.")
-    assert what == 'fetch: a p cannot be had from unsigned'
-
-
-def test_missing(fetch):
-    """One line for each suite has the error, and names the next suite."""
-    first, second, what = fetch('none neither')
-    assert first.endswith(
-        "none Release' does not have a Release file.; trying neither")
-    assert second.endswith("neither Release' does not have a Release file.")
-    assert what == 'fetch: a p cannot be had from none neither'
+    done = run(tmp_path / 'scripts/fetch', 'a p', tmp_path / 'got', 'ppc64el',
+               'none unsigned', 'apt-get -qq download p',
+               env={**os.environ, 'DEBIAN_MIRROR': f'file:{mirror}',
+                    'APT_CONFIG': str(tmp_path / 'lax')})
+    assert done.returncode == 1
+    assert not list(tmp_path.glob('got*'))
+    missing, unsigned, what = done.stderr.splitlines()
+    assert missing.endswith(
+        "none Release' does not have a Release file.; trying unsigned")
+    assert unsigned.endswith("unsigned Release' is not signed.")
+    assert what == 'fetch: a p cannot be had from none unsigned'

@@ -1,31 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The QEMU of "make install", run from the directory of its installation."""
 
-import ssl
 import socket
+import ssl
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from testlib.egd import EgdDaemon
 from testlib.install import PREFIX, install
 from testlib.limits import until
-from testlib.machine import add_disk, hmp, spapr_rng, statistic
-
-ALL = {
-    'rng-builtin': (),
-    'rng-random,filename=/dev/urandom': (),
-    'rng-egd,chardev=egd': ('-chardev', 'socket,id=egd,path={egd}'),
-}
-
-
-def files(root):
-    return {str(path.relative_to(root)) for path in root.rglob('*')
-            if not path.is_dir()}
+from testlib.machine import URANDOM, add_disk, hmp, spapr_rng, statistic
 
 
 @pytest.fixture
-def start(guest, installed, tmp_path):
+def start(guest, installed):
     """A function that starts the bare-metal guest on the installed QEMU."""
     def make(backend, *args, **kwargs):
         return guest(backend, *args, build=installed / 'bin',
@@ -52,38 +42,22 @@ class TlsDaemon(EgdDaemon):
     def _listen(self):
         listener = socket.create_server(('localhost', 0))
         self.port = listener.getsockname()[1]
-        return listener
-
-    def _unlisten(self):
-        self.port = None
-
-    def _serve(self, connection):
-        self._open.discard(connection)
-        secret = self._context.wrap_socket(connection, server_side=True)
-        self._open.add(secret)
-        super()._serve(secret)
+        return self._context.wrap_socket(listener, server_side=True)
 
 
-@pytest.mark.parametrize('backend', ALL)
-def test_features(start, tmp_path, backend):
+def test_features(start, tmp_path):
     """The device works with user networking, VNC, the sandbox and qcow2."""
-    egd = EgdDaemon(tmp_path / 'egd')
-    egd.start()
-    vm = start(backend, *(arg.format(egd=egd.path) for arg in ALL[backend]),
-               '-nic', 'user,model=virtio-net-pci', '-vnc',
-               f'unix:{tmp_path}/vnc', '-sandbox',
+    vm = start(URANDOM, '-nic', 'user,model=virtio-net-pci',
+               '-vnc', f'unix:{tmp_path}/vnc', '-sandbox',
                'on,obsolete=deny,elevateprivileges=deny,spawn=deny,'
                'resourcecontrol=deny', cpus=2)
     vm.call(1000)
     vm.finish()
     assert len({*vm.values(0), *vm.values(1)}) == 2000
-    status = (f'/proc/{vm.qemu.get_pid()}/status')
-    with open(status, encoding='ascii') as lines:
-        assert 'Seccomp:\t2\n' in lines
+    status = Path(f'/proc/{vm.qemu.get_pid()}/status').read_text()
+    assert 'Seccomp:\t2\n' in status
     net = vm.qemu.cmd('human-monitor-command', command_line='info usernet')
     assert 'Protocol[State]' in net
-    vnc = vm.qemu.cmd('query-vnc')
-    assert vnc['enabled'] and vnc['service'] == f'{tmp_path}/vnc'
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(f'{tmp_path}/vnc')
         assert client.recv(12).startswith(b'RFB 003.')
@@ -94,7 +68,6 @@ def test_features(start, tmp_path, backend):
     hmp(vm.qemu, 'loadvm state')
     assert statistic(vm, 'calls') >= 2020
     vm.quit()
-    egd.stop()
 
 
 def test_tls(start, tmp_path):
@@ -107,9 +80,8 @@ def test_tls(start, tmp_path):
                'tls-creds=tls,reconnect-ms=50', timeout=0)
     vm.call(1000)
     vm.finish()
-    given = bytes(daemon.given)
     assert b''.join(value.to_bytes(8, 'big')
-                    for value in vm.values()) == given[:8000]
+                    for value in vm.values()) == daemon.given[:8000]
     # The daemon hangs up in the middle of a word: at most one word is lost.
     daemon.hang_up(after=12)
     vm.call(1000)
@@ -123,43 +95,39 @@ def test_tls(start, tmp_path):
 
 def test_tools(installed, tmp_path):
     """The installed tools make and check a compressed disk."""
-    bin_directory = installed / 'bin'
-    for args in [['qemu-img', 'create', '-q', '-f', 'qcow2', '-o',
-                  'compression_type=zstd', 'disk', '1M'],
-                 ['qemu-io', '-c', 'write -c 0 64k', 'disk'],
-                 ['qemu-img', 'check', 'disk']]:
-        subprocess.run([bin_directory / args[0], *args[1:]], cwd=tmp_path,
-                       check=True, capture_output=True)
+    for tool, *args in [['qemu-img', 'create', '-q', '-f', 'qcow2', '-o',
+                         'compression_type=zstd', 'disk', '1M'],
+                        ['qemu-io', '-c', 'write -c 0 64k', 'disk'],
+                        ['qemu-img', 'check', 'disk']]:
+        subprocess.run([installed / 'bin' / tool, *args], cwd=tmp_path,
+                       check=True)
 
 
 def test_firmware(pseries, installed, tmp_path):
     """QEMU finds the installed firmware without -L."""
     console = tmp_path / 'console'
-    vm = pseries('-serial', f'file:{console}', '-nic', 'user',
-                 *spapr_rng('rng-builtin'),
-                 build=installed / 'bin', firmware=None)
-    vm.launch()
-    until(lambda: console.exists() and
-          'SLOF' in console.read_text(errors='replace'))
-
-
-def test_manual_page(installed):
-    page = installed / 'share/man/man1/qemu.1'
-    assert page.stat().st_size > 10 ** 5
+    pseries('-serial', f'file:{console}', '-nic', 'user',
+            *spapr_rng('rng-builtin'), build=installed / 'bin',
+            firmware=None).launch()
+    until(lambda: console.exists() and b'SLOF' in console.read_bytes())
 
 
 def test_uninstall(tmp_path):
     """Exactly the installed files are removed; the user's own files stay."""
-    stranger = tmp_path / PREFIX[1:] / 'share/qemu/stranger'
-    stranger.parent.mkdir(parents=True)
-    stranger.touch()
+    def files():
+        return {f'/{path.relative_to(tmp_path)}'
+                for path in tmp_path.rglob('*') if not path.is_dir()}
+
+    data = tmp_path / PREFIX[1:] / 'share/qemu'
+    data.mkdir(parents=True)
+    (data / 'stranger').touch()
+    stranger = files()
     assert install('add', tmp_path).returncode == 0
-    assert len(files(tmp_path)) > 100
-    listed = (stranger.parent / 'installed-files').read_text().splitlines()
-    assert sorted(listed) == sorted({f'/{name}' for name in files(tmp_path)} -
-                                    {f'{PREFIX}/share/qemu/stranger'})
+    listed = (data / 'installed-files').read_text().splitlines()
+    assert f'{PREFIX}/share/man/man1/qemu.1' in listed
+    assert sorted(listed) == sorted(files() - stranger)
     assert install('remove', tmp_path).returncode == 0
-    assert files(tmp_path) == {str(stranger.relative_to(tmp_path))}
+    assert files() == stranger
     assert not (tmp_path / PREFIX[1:] / 'bin').exists()
     again = install('remove', tmp_path)
     assert again.returncode == 1 and len(again.stderr.splitlines()) == 1

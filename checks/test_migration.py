@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Migration of a Linux guest between this device, QEMU's own, and none."""
 
-import json
 import re
-import subprocess
 
 import pytest
 
 from testlib import OUT, TOP
-from testlib.limits import HANG, until
+from testlib.limits import until
 from testlib.linux import Guest, linux_args
 from testlib.machine import spapr_rng
-from testlib.programs import compile_for_guest, run
+from testlib.programs import run
 
 DEVICE = spapr_rng()
 
@@ -19,8 +17,8 @@ DEVICE = spapr_rng()
 # the machine type before the newest one, "7.2" that of Debian 12's QEMU.
 ENDS = {'ours': ('native', DEVICE), 'ours-without': ('native', []),
         'peer': ('peer/native', DEVICE), 'peer-without': ('peer/native', []),
-        'ours-old': ('native', DEVICE), 'peer-old': ('peer/native', DEVICE)}
-ENDS_7_2 = {'7.2': (None, DEVICE), 'ours-7.2': ('native', DEVICE)}
+        'ours-old': ('native', DEVICE), 'peer-old': ('peer/native', DEVICE),
+        '7.2': (None, DEVICE), 'ours-7.2': ('native', DEVICE)}
 
 # A process on the first vCPU that reads until a read fails, which lets the
 # second vCPU be idle
@@ -34,22 +32,6 @@ NODE = '/proc/device-tree/ibm,platform-facilities/ibm,random-v1'
 def is_listed(end):
     """Whether the machine lists hcall-random for its guest."""
     return ENDS[end][0] == 'native' and bool(ENDS[end][1])
-
-
-def shape(section):
-    """The parts of a section that do not depend on the size of its data."""
-    return (section['vmsd_name'], section['version'],
-            [field['name'] for field in section['fields']],
-            [shape(part) for part in section.get('subsections', [])])
-
-
-def find(value, key):
-    """The value of a key, anywhere in nested dictionaries."""
-    if not isinstance(value, dict):
-        return None
-    if key in value:
-        return value[key]
-    return next(filter(None, (find(v, key) for v in value.values())), None)
 
 
 @pytest.fixture(scope='module')
@@ -93,7 +75,7 @@ def qemu_7_2():
 def start(pseries, directory, previous_type, request):
     """A function that starts a machine of ENDS, or migrates a guest to it."""
     def make(end, cpus=1, incoming=None):
-        build, args = (ENDS | ENDS_7_2)[end]
+        build, args = ENDS[end]
         old = {'build': OUT / build} if build else \
             request.getfixturevalue('qemu_7_2')
         kind = {'old': previous_type, '7.2': 'pseries-7.2'}.get(
@@ -115,7 +97,7 @@ def saved(start, directory):
                  for name in ['running', 'paused']}
         if not paths[state].exists():
             guest = start(end, cpus)
-            if end not in ENDS or ENDS[end][1]:
+            if ENDS[end][1]:
                 assert guest.run(READ) == (['64'], 0)
             guest.sh(READER)
             guest.save(paths['running'])
@@ -134,7 +116,6 @@ def saved(start, directory):
     ('ours', 'ours'), ('ours', 'peer'), ('peer', 'ours'),
     ('ours', 'ours-without'), ('ours-without', 'ours'),
     ('ours', 'peer-without'), ('peer-without', 'ours'),
-    ('peer', 'ours-without'), ('ours-without', 'peer'),
     ('ours-old', 'peer-old'), ('peer-old', 'ours-old')])
 def test_migration(start, saved, source, destination):
     """
@@ -160,80 +141,18 @@ def test_migration(start, saved, source, destination):
 
 
 # A QEMU 10.0 with its own device loses idle vCPUs: see QEMU's issue 3079.
-# QEMU 7.2 damages the memory of one in ten guests that run while it saves them.
-# They crash in QEMU 7.2 as well.
-@pytest.mark.parametrize('source, destination, cpus, state', [
-    (*ends, state) for state in ['running', 'paused'] for ends in [
-        ('ours', 'ours', 1), ('ours', 'peer', 1), ('peer', 'ours', 1),
-        ('7.2', 'ours-7.2', 1), ('ours', 'ours', 2), ('peer', 'ours', 2),
-        ('7.2', 'ours-7.2', 2)]
-    if (ends[0], state) != ('7.2', 'running')])
-def test_vcpus(start, saved, source, destination, cpus, state):
+# QEMU 7.2 damages the memory of one in ten guests that run while it saves
+# them. They crash in QEMU 7.2 as well.
+@pytest.mark.parametrize('source, destination, state', [
+    ('ours', 'ours', 'running'), ('ours', 'ours', 'paused'),
+    ('peer', 'ours', 'running'), ('peer', 'ours', 'paused'),
+    ('7.2', 'ours-7.2', 'paused')])
+def test_vcpus(start, saved, source, destination, state):
     """No read fails on the way, and each vCPU gets random words afterwards."""
-    path = saved(source, cpus, state)
-    guest = start(destination, cpus, incoming=f'file:{path}')
+    path = saved(source, 2, state)
+    guest = start(destination, 2, incoming=f'file:{path}')
     until(lambda: guest.qemu.cmd('query-status')['status'] == state)
     guest.qemu.cmd('cont')
-    for cpu in range(cpus):
+    for cpu in range(2):
         assert guest.run(f'taskset {1 << cpu:x} {READ}') == (['64'], 0)
     guest.run('kill $!')
-
-
-def test_same_state(pseries, tmp_path):
-    """Guests of one state have the same numbers and UUIDs until they reseed."""
-    compile_for_guest('guests/reseed.c', tmp_path)
-    args = [*linux_args('6.1', tmp_path, programs=['reseed']),
-            '-smp', '1', *DEVICE]
-    urandom = ("head -c 16 /dev/urandom | hexdump -v -e '/1 \"%02x\"'; echo; "
-               'cat /proc/sys/kernel/random/uuid')
-
-    # Linux reseeds by itself 5 s after the last time, or later: save the state
-    # of a guest whose generator has just been used, and that is stopped.
-    guest = Guest(pseries(*args))
-    guest.sh('/reseed')
-    guest.qemu.cmd('stop')
-    guest.save(tmp_path / 'state')
-    before, after = set(), set()
-    for _ in range(2):
-        guest = Guest(pseries(*args), incoming=f'file:{tmp_path}/state')
-        until(lambda: guest.qemu.cmd('query-status')['status'] == 'paused')
-        guest.qemu.cmd('cont')
-        guest.sh(READ)
-        before.update(guest.sh(urandom))
-        guest.sh('/reseed')
-        after.update(guest.sh(urandom))
-    assert len(before) == 2 and len(after) == 4
-
-
-def test_back_to_7_2(start, saved, directory):
-    """QEMU 7.2 refuses guests of later versions, with any device."""
-    saved('ours-7.2')
-    other = start('7.2', incoming=f'exec:cat {directory}/ours-7.2-1-running')
-    other.qemu.wait(timeout=HANG)
-    assert 'cpu/slb: incoming version_id 2 is too new' in other.qemu.get_log()
-
-
-def test_stream(saved, tree):
-    """
-    All machines of ENDS send the same sections, as the peer does.
-
-    Only the bit that Linux negotiates may differ.
-    """
-    def state(end, what):
-        done = subprocess.run(
-            ['/usr/bin/python3', tree / 'scripts/analyze-migration.py',
-             '-f', saved(end), '-d', what],
-            capture_output=True, check=True)
-        return json.loads(done.stdout)
-
-    options = [find(state(end, 'state'), 'spapr_option_vector_ov5_cas')
-               ['ov5_cas']['bitmap'] for end in ENDS]
-    bits = [int(option.replace(' ', ''), 16) for option in options]
-    assert bits[0]
-    assert all((bits[0] ^ other).bit_count() <= 1 for other in bits)
-
-    devices = [{device['name']: device
-                for device in state(end, 'desc')['devices']} for end in ENDS]
-    for others in devices[1:]:
-        assert others.keys() == devices[0].keys()
-        assert shape(others['spapr']) == shape(devices[0]['spapr'])

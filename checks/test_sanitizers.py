@@ -5,17 +5,12 @@ In the qtest, QEMU ends while calls wait and requests are outstanding, among
 other things.
 """
 
-import os
-
-from testlib import KIND, sanitizers
+from testlib import KIND
 from testlib.programs import run
 
 
-def test_qtest(out, tmp_path):
-    log = tmp_path / 'sanitizer'
-    env = dict(os.environ, QTEST_QEMU_BINARY='./qemu-system-ppc64',
-               **sanitizers.environment(log))
-    done = run(out / 'native/tests/qtest/spapr-rng-test', '-k', env=env,
+def test_qtest(out, monkeypatch):
+    monkeypatch.setenv('QTEST_QEMU_BINARY', './qemu-system-ppc64')
+    done = run(out / 'native/tests/qtest/spapr-rng-test', '-k',
                cwd=out / KIND.replace('native', 'asan'))
-    assert sanitizers.reports(log) == ''
     assert done.returncode == 0

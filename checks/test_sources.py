@@ -6,22 +6,20 @@ import os
 import pty
 import re
 import select
-import shutil
 import signal
 import struct
 import termios
 import time
-import tty
 from pathlib import Path
 
 import pytest
 
-from testlib import slow_source
 from testlib.bare_metal import source_bytes, word
-from testlib.hcalls import H_UNASSIGNED
-from testlib.limits import HANG, until, within
-from testlib.sources import (RECOVERY, random_backend, trouble,
+from testlib.limits import until
+from testlib.slow_source import CALLS, ERROR, NO_THREADS
+from testlib.sources import (RECOVERY, descriptors, random_backend, trouble,
                              waits_quietly)
+
 
 def readers(vm):
     """The directories below /proc of the threads that read for rng0."""
@@ -39,92 +37,48 @@ def gets(vm, words):
     assert vm.values() == words
 
 
-@pytest.mark.parametrize('error', [errno.ENODEV, errno.EIO],
-                         ids=['ENODEV', 'EIO'])
+@pytest.mark.parametrize('error', [errno.ENODEV, errno.EIO, errno.EAGAIN],
+                         ids=errno.errorcode.get)
 def test_read_error(spied, tmp_path, error):
-    """Reads fail as those of /dev/hwrng without hardware or with a fault."""
+    """
+    Reads fail as those of /dev/hwrng without hardware or with a fault.
+
+    With EAGAIN, a device without a poll method only has no data yet.
+    """
     source = tmp_path / 'source'
     source.write_bytes(source_bytes(0, 2))
     vm, control = spied(source, error)
-    said = [trouble(source, os.strerror(error))]
+    said = [] if error == errno.EAGAIN else [
+        trouble(source, os.strerror(error))]
     vm.call()
     waits_quietly(vm, said)
-    control[0] = 0
+    start, before = time.monotonic(), control[CALLS]
+    time.sleep(1)
+    # There are two reads each 20 ms. sleep() may take longer than a second.
+    reads = control[CALLS] - before
+    assert reads < 150 * (time.monotonic() - start)
+    control[ERROR] = 0
+    gets(vm, [word(0), word(1)])
+    assert vm.reports() == said + [RECOVERY] * len(said)
+    vm.quit()
+
+
+@pytest.mark.parametrize('leaves', [False, True])
+def test_fifo_without_writer(guest, fifo, leaves):
+    """No writer has opened the FIFO yet, or its writer leaves."""
+    if not leaves:
+        fifo.close()
+    vm = guest(fifo.backend, timeout=0)
+    vm.call()
+    if leaves:
+        assert vm.calls_wait() and vm.reports() == []
+        fifo.close()
+    said = [trouble(fifo.path)]
+    waits_quietly(vm, said)
+    fifo.open()
+    fifo.write(source_bytes(0, 2))
     gets(vm, [word(0), word(1)])
     assert vm.reports() == said + [RECOVERY]
-    vm.quit()
-
-
-def test_fails_again(spied, tmp_path):
-    """The guest recovers each time; test_messages.py checks the messages."""
-    source = tmp_path / 'source'
-    source.write_bytes(source_bytes(0, 24))
-    vm, control = spied(source, pool_size=8)
-    said = [trouble(source, os.strerror(errno.EIO)), RECOVERY]
-    for i in range(3):
-        before = control[1]
-        control[0] = errno.EIO
-        vm.call(8)
-        until(lambda: control[1] >= before + 3)
-        assert not vm.done(0) and vm.reports()[:1] == said[:1]
-        control[0] = 0
-        vm.finish()
-        assert vm.reports()[:2] == said
-    assert vm.values() == [word(i) for i in range(24)]
-
-
-def test_fifo_without_writer(guest, tmp_path):
-    """The FIFO has no writer, and then gets one several times."""
-    source = tmp_path / 'fifo'
-    os.mkfifo(source)
-    vm = guest(random_backend(source), timeout=0)
-    said = [trouble(source)]
-    vm.call()
-    waits_quietly(vm, said)
-    for i in range(3):
-        with open(source, 'wb') as writer:
-            writer.write(source_bytes(i, i + 1))
-            writer.flush()
-            vm.finish()
-        vm.call()
-        assert vm.calls_wait()
-    assert vm.values() == [word(0), word(1), word(2)]
-    assert vm.reports()[:2] == said + [RECOVERY]
-    vm.quit()
-
-
-def test_fifo_whose_writer_leaves(guest, tmp_path):
-    source = tmp_path / 'fifo'
-    os.mkfifo(source)
-    writer = os.open(source, os.O_RDWR)
-    vm = guest(random_backend(source), timeout=0)
-    vm.call()
-    assert vm.calls_wait() and vm.reports() == []
-    os.close(writer)
-    said = [trouble(source)]
-    waits_quietly(vm, said)
-    with open(source, 'wb') as writer:
-        writer.write(source_bytes(0, 2))
-        writer.flush()
-        gets(vm, [word(0), word(1)])
-    assert vm.reports() == said + [RECOVERY]
-    vm.quit()
-
-
-def test_fifo_made_anew(guest, tmp_path):
-    """When the name is another FIFO, QEMU reads that one."""
-    source = tmp_path / 'fifo'
-    vm = None
-    for i in range(2):
-        os.mkfifo(source)
-        vm = vm or guest(random_backend(source), timeout=0)
-        vm.call()
-        with within(HANG), open(source, 'wb') as writer:
-            writer.write(source_bytes(i, i + 1))
-            writer.flush()
-            vm.finish()
-        source.unlink()
-    assert vm.values() == [word(0), word(1)]
     vm.quit()
 
 
@@ -133,11 +87,12 @@ def all_bytes(i):
     return bytes((i + j) % 256 for j in range(256))
 
 
-def test_terminal(guest, tmp_path):
+def test_terminal(spied, tmp_path):
     """
     A serial port gives each byte, and echoes none.
 
-    A generator that is plugged in again is another terminal of the same name.
+    It signals when it has data, so that QEMU need not poll it. A generator
+    that is plugged in again is another terminal of the same name.
     """
     source = tmp_path / 'tty'
     vm, given = None, b''
@@ -149,8 +104,14 @@ def test_terminal(guest, tmp_path):
             vm.call(32)
             until(lambda: not termios.tcgetattr(slave)[3] & termios.ICANON)
         else:
-            vm = guest(random_backend(source), timeout=0, health_test='off')
+            vm, control = spied(source)
             vm.call(32)
+            until(lambda: control[CALLS])
+            start = time.monotonic()
+            time.sleep(1)
+            # QEMU reads once a second, and would poll 50 times a second.
+            assert control[CALLS] < 10 * (time.monotonic() - start)
+            assert vm.reports() == []
         os.write(master, all_bytes(i))
         given += all_bytes(i)
         vm.finish()
@@ -166,12 +127,12 @@ def test_no_thread(spied, tmp_path):
     source = tmp_path / 'source'
     source.write_bytes(source_bytes(0, 1))
     vm, control = spied(source)
-    control[slow_source.NO_THREADS] = True
-    said = [trouble(source, 'cannot make a thread')]
+    control[NO_THREADS] = True
+    said = [trouble(source, 'cannot create a thread')]
     vm.qemu.cmd('object-add', **{'qom-type': 'rng-random', 'id': 'other'})
     vm.call()
     waits_quietly(vm, said)
-    control[slow_source.NO_THREADS] = False
+    control[NO_THREADS] = False
     gets(vm, [word(0)])
     assert vm.reports() == said + [RECOVERY]
     assert readers(vm)
@@ -191,92 +152,12 @@ def test_signals(guest, fifo):
 
 
 def test_character_device(guest):
-    """QEMU's thread waits in read(2): Linux's /dev/hwrng has no poll method."""
+    """QEMU waits in read(2), as Linux's /dev/hwrng has no poll method."""
     vm = guest(random_backend('/dev/zero'), timeout=0)
     vm.call()
     vm.finish()
-    process = Path(f'/proc/{vm.qemu.get_pid()}')
-    fd, = (path.name for path in process.glob('fd/*')
-           if os.readlink(path) == '/dev/zero')
-    flags = re.search(r'flags:\s*(\d+)', (process / f'fdinfo/{fd}').read_text())
+    fd, = descriptors(vm, Path('/dev/zero'))
+    info = Path(f'/proc/{vm.qemu.get_pid()}/fdinfo/{fd}').read_text()
+    flags = re.search(r'flags:\s*(\d+)', info)
     assert not int(flags[1], 8) & os.O_NONBLOCK
     vm.quit()
-
-
-def test_nothing_yet(spied):
-    """QEMU does not poll a device that signals when it has data."""
-    master, slave = pty.openpty()
-    tty.setraw(slave)
-    vm, control = spied(os.ttyname(slave))
-    vm.call()
-    until(lambda: control[1])
-    assert vm.calls_wait()
-    before = control[1]
-    time.sleep(1)
-    assert control[1] - before <= 2
-    os.write(master, source_bytes(0, 1))
-    vm.finish()
-    assert vm.values() == [word(0)]
-    assert vm.reports() == []
-    os.close(master)
-    os.close(slave)
-
-
-def test_readable_without_data(spied, tmp_path):
-    """A device without a poll method seems readable even without data."""
-    source = tmp_path / 'source'
-    source.write_bytes(source_bytes(0, 1))
-    vm, control = spied(source, errno.EAGAIN)
-    vm.call()
-    waits_quietly(vm, [])
-    start, before = time.monotonic(), control[1]
-    time.sleep(1)
-    # There are two reads each 20 ms. sleep() may take longer than a second.
-    reads = control[1] - before
-    assert reads < 150 * (time.monotonic() - start)
-    control[0] = 0
-    vm.finish()
-    assert vm.values() == [word(0)] and vm.reports() == []
-
-
-def test_idle(guest, fifo):
-    """QEMU does not read the source before the guest calls H_RANDOM."""
-    fifo.write(source_bytes(0, 100))
-    vm = guest(fifo.backend, timeout=0)
-    vm.call(1000, H_UNASSIGNED, record=False)
-    vm.finish()
-    time.sleep(0.3)
-    assert fifo.unread() == 800
-    vm.call()
-    vm.finish()
-    assert vm.values() == [word(0)] and fifo.unread() < 800
-    # QEMU does not read further without another call.
-    before = fifo.unread()
-    time.sleep(0.3)
-    assert fifo.unread() == before
-
-
-def test_restored_twice(guest, tmp_path):
-    """Guests that are copies of one saved guest never get the same words."""
-    # The device has read ahead. Only one guest may get these words.
-    first = guest('rng-builtin')
-    first.call(9)
-    first.finish()
-    state = tmp_path / 'state'
-    first.save(state)
-
-    others = []
-    for i in range(2):
-        ram = shutil.copy(first.ram, tmp_path / f'copy{i}')
-        other = guest('rng-builtin', '-incoming', 'defer', ram=ram)
-        other.restore(state)
-        others.append(other)
-    first.qemu.cmd('cont')
-
-    words = first.values()
-    for vm in first, *others:
-        vm.call(1000)
-        vm.finish()
-        assert vm.values()[:9] == first.values()[:9]
-        words += vm.values()[9:]
-    assert len(words) == len(set(words)) == 9 + 3 * 1000

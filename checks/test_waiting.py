@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Guests whose calls wait for a source without data."""
+"""Guests whose calls wait for a source without data.
+
+QEMU's own test of the device, spapr-rng/wait, has stop, cont and quit.
+"""
 
 import itertools
 import os
-import random
 import signal
 import time
 
@@ -11,69 +13,81 @@ import pytest
 
 from testlib.accels import ACCELS, accels, every_accel
 from testlib.bare_metal import source_bytes, word
-from testlib.hcalls import (H_FUNCTION, H_HARDWARE, H_SUCCESS, H_UNASSIGNED,
-                            LEAVE, START, TICKS)
+from testlib.hcalls import (COUNT, H_FUNCTION, H_HARDWARE, H_SUCCESS,
+                            H_UNASSIGNED, START, TICKS)
 from testlib.limits import HANG, until
 from testlib.machine import add_disk, hmp, set_property, statistic
+
 
 @pytest.fixture
 def start(guest, fifo):
     """A function that starts a guest on the FIFO."""
     def function(way, *args, timeout=0, **kwargs):
-        return guest(fifo.backend, *args,
-                     **way, timeout=timeout,
-                     **kwargs)
+        return guest(fifo.backend, *args, **way, timeout=timeout, **kwargs)
     return function
 
 
-@pytest.fixture
-def waiting(start):
-    """A function that starts a guest, each of whose vCPUs waits in a call."""
-    def function(way, *args, **kwargs):
-        vm = start(way, *args, **kwargs)
-        vm.call()
-        assert vm.calls_wait()
-        return vm
-    return function
-
-
-def still_waits(vm):
-    time.sleep(0.05)
-    return vm.calls_wait() and vm.count() == 0
+def begin(vm):
+    """Have each vCPU make a call, which must wait; forget earlier results."""
+    for cpu in range(vm.cpus):
+        vm.set(cpu, COUNT, 0)
+    vm.call()
+    assert vm.calls_wait()
 
 
 def give(vm, fifo):
     """Write a word for each vCPU, which must complete the vCPU's one call."""
-    assert still_waits(vm)
+    assert vm.calls_wait() and vm.count() == 0
     fifo.write(source_bytes(0, vm.cpus))
     vm.gets_a_word_each()
 
 
-@every_accel
-def test_stop_and_cont(waiting, fifo, way):
-    vm = waiting(way)
-    vm.qemu.cmd('stop')
+def save(vm, directory):
+    """A saved guest continues in its machine."""
+    vm.save(directory / 'state')
     vm.qemu.cmd('cont')
-    give(vm, fifo)
 
 
-@every_accel
-def test_bytes_while_stopped(waiting, fifo, way):
-    vm = waiting(way)
-    vm.qemu.cmd('stop')
-    fifo.write(source_bytes(0, vm.cpus))
-    assert still_waits(vm)
-    vm.qemu.cmd('cont')
-    vm.finish()
-    assert vm.count() == vm.cpus
+def pause(vm, _):
+    pid = vm.qemu.get_pid()
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(1.5)
+    os.kill(pid, signal.SIGCONT)
 
 
-@every_accel
-def test_reset(waiting, fifo, way):
-    """After a reset, the program starts again, and repeats its call."""
-    vm = waiting(way)
+def reset(vm, _):
+    """The program starts again, and repeats its call."""
     vm.reset()
-    give(vm, fifo)
+
+
+def nmi(vm, _):
+    """
+    Each vCPU restarts in the middle of its call, and repeats the call.
+
+    If a vCPU stayed halted, or if the abandoned call got a word, one call
+    would never end.
+    """
+    for _ in range(3):
+        for cpu in range(vm.cpus):
+            vm.set(cpu, START, 0)
+        vm.qemu.cmd('inject-nmi')
+        assert vm.calls_wait()
+
+
+@pytest.mark.parametrize('interrupts', [False, True],
+                         ids=['masked', 'interrupts'])
+@every_accel
+def test_events(start, fifo, tmp_path, way, interrupts):
+    """Calls go on waiting over each event, and SIGTERM ends QEMU."""
+    vm = start(way, interrupts=interrupts)
+    for event in save, pause, reset, nmi:
+        begin(vm)
+        event(vm, tmp_path)
+        give(vm, fifo)
+    begin(vm)
+    os.kill(vm.qemu.get_pid(), signal.SIGTERM)
+    vm.qemu.wait(timeout=HANG)
+    assert vm.qemu.exitcode() == 0
 
 
 @every_accel
@@ -82,10 +96,9 @@ def test_snapshot(start, fifo, way, tmp_path):
     vm = start(way)
     add_disk(vm.qemu, tmp_path)
     hmp(vm.qemu, 'savevm idle')
-    vm.call()
-    assert vm.calls_wait()
+    begin(vm)
     hmp(vm.qemu, 'savevm saved')
-    assert still_waits(vm)
+    assert vm.calls_wait() and vm.count() == 0
     # The snapshot does not contain these words.
     fifo.write(source_bytes(100, 100 + vm.cpus))
     vm.finish()
@@ -95,9 +108,10 @@ def test_snapshot(start, fifo, way, tmp_path):
 
 
 @every_accel
-def test_migration(waiting, start, fifo, way, tmp_path):
+def test_migration(start, fifo, way, tmp_path):
     """After a migration, the call waits in the new machine."""
-    vm = waiting(way)
+    vm = start(way)
+    begin(vm)
     path = tmp_path / 'state'
     vm.save(path)
     vm.quit()
@@ -107,47 +121,16 @@ def test_migration(waiting, start, fifo, way, tmp_path):
     give(vm, fifo)
 
 
-@every_accel
-def test_failed_migration(waiting, fifo, way, tmp_path):
-    """A saved guest that continues in its machine continues to wait."""
-    vm = waiting(way)
-    vm.save(tmp_path / 'state')
-    vm.qemu.cmd('cont')
-    give(vm, fifo)
-
-
-@every_accel
-def test_quit(waiting, way):
-    waiting(way).quit()
-
-
-@every_accel
-def test_sigterm(waiting, way):
-    vm = waiting(way)
-    os.kill(vm.qemu.get_pid(), signal.SIGTERM)
-    vm.qemu.wait(timeout=HANG)
-    assert vm.qemu.exitcode() == 0
-
-
-@every_accel
-def test_interrupts(waiting, fifo, way):
-    """Each vCPU takes decrementer interrupts while its call waits."""
-    vm = waiting(way, interrupts=True)
-    for cpu in range(vm.cpus):
-        before = vm.get(cpu, TICKS)
-        until(lambda: vm.get(cpu, TICKS) >= before + 20)
-    give(vm, fifo)
-
-
 @accels('multi', 'single')
-def test_interrupts_are_prompt(waiting, way):
+def test_interrupts_are_prompt(start, way):
     """
     The sleep of one vCPU does not delay the interrupts of another one.
 
     If the vCPUs of a thread slept in turn, each would take 240 interrupts a
     second; if they kept the BQL in their sleep, 50.
     """
-    vm = waiting(way, interrupts=True)
+    vm = start(way, interrupts=True)
+    begin(vm)
 
     def ticks_per_s():
         start = time.monotonic()
@@ -160,32 +143,6 @@ def test_interrupts_are_prompt(waiting, way):
     until(lambda: ticks_per_s() >= 400)
 
 
-@every_accel
-def test_slow_source(start, fifo, way):
-    """Each word arrives once and in order, in whatever pieces it comes."""
-    vm = start(way, interrupts=True)
-    calls = 100
-    total = vm.cpus * calls
-    data = source_bytes(0, total)
-    vm.call(calls)
-    chance = random.Random(1)
-    while data:
-        size = chance.choice([1, 2, 7, 8, 9, 50])
-        fifo.write(data[:size])
-        data = data[size:]
-        if chance.random() < 0.1:
-            vm.qemu.cmd('stop')
-            vm.qemu.cmd('cont')
-        time.sleep(chance.random() * 0.004)
-    vm.finish()
-    values = [vm.values(cpu) for cpu in range(vm.cpus)]
-    assert sorted(sum(values, [])) == sorted(map(word, range(total)))
-    position = {word(i): i for i in range(total)}
-    for got in values:
-        assert [position[value] for value in got] == \
-            sorted(position[value] for value in got)
-
-
 @pytest.mark.parametrize('name, share', [
     ('multi', 1 / 4),   # Two threads need a second core of the host, too.
     ('single', 3 / 4),
@@ -196,13 +153,11 @@ def test_others_go_on(start, fifo, name, share):
 
     If it kept the BQL in its sleep, the other one would have a tenth left.
     """
-    way = ACCELS[name]
-    vm = start(dict(way, cpus=2))
-    calls = 500000
+    vm = start({**ACCELS[name], 'cpus': 2})
     rounds = itertools.count()
 
     def run():
-        vm.call(calls, H_UNASSIGNED, [0], record=False)
+        vm.call(500000, H_UNASSIGNED, [0], record=False)
         until(lambda: vm.done(0))
         return vm.seconds()
 
@@ -263,63 +218,15 @@ def test_timeout(start, fifo, way):
 
 
 @every_accel
-def test_left_call(waiting, fifo, way):
-    """
-    A guest may take an interrupt in a call, and never repeat the call.
-
-    Its next call is a new one, which has the whole timeout.
-    """
-    vm = waiting(way, timeout=5000, interrupts=True)
-    for cpu in range(vm.cpus):
-        vm.set(cpu, LEAVE, 1)
-    until(lambda: all(map(vm.done, range(vm.cpus))))
-    assert vm.count() == 0
-    for cpu in range(vm.cpus):
-        vm.set(cpu, LEAVE, 0)
-    time.sleep(1.3)
-    waited = statistic(vm, 'wait-time')
-    time.sleep(0.2)
-    assert statistic(vm, 'wait-time') == waited < vm.cpus * 5e9
-    # A word, so that the source has not been dry since the first call.
-    fifo.write(source_bytes(0, 1))
-    start = time.monotonic()
-    vm.call(2)
-    vm.finish()
-    assert time.monotonic() - start >= 4.9
-    results = sum((vm.results(cpu) for cpu in range(vm.cpus)), [])
-    assert results.count((H_SUCCESS, word(0))) == 1
-    assert [status for status, _ in results].count(H_HARDWARE) == \
-        2 * vm.cpus - 1
-    assert statistic(vm, 'waits') >= 2 * vm.cpus
-
-
-@every_accel
-def test_paused_host(waiting, fifo, way):
-    """A call continues to wait after QEMU was stopped by SIGSTOP."""
-    vm = waiting(way)
-    pid = vm.qemu.get_pid()
-    os.kill(pid, signal.SIGSTOP)
-    time.sleep(1.5)
-    os.kill(pid, signal.SIGCONT)
-    give(vm, fifo)
-
-
-@every_accel
-def test_unrealized(waiting, fifo, way):
+def test_unrealized(start, fifo, way):
     """Calls get H_FUNCTION while the device is not realized."""
-    vm = waiting(way, timeout=0)
-
-    def realize(value):
-        set_property(vm, 'realized', value)
-
-    realize(False)
+    vm = start(way)
+    begin(vm)
+    set_property(vm, 'realized', False)
     vm.finish()
     for cpu in range(vm.cpus):
         assert [status for status, _ in vm.results(cpu)] == [H_FUNCTION]
-    realize(True)
-    fifo.write(source_bytes(0, vm.cpus))
-    vm.call()
-    vm.finish()
-    assert sorted(vm.results(cpu)[1] for cpu in range(vm.cpus)) == \
-        sorted((H_SUCCESS, word(cpu)) for cpu in range(vm.cpus))
+    set_property(vm, 'realized', True)
+    begin(vm)
+    give(vm, fifo)
     vm.quit()

@@ -2,9 +2,9 @@
 """QEMU's memory does not keep the bytes that a guest got."""
 
 import contextlib
+import functools
 import io
 import re
-import struct
 import subprocess
 
 import pytest
@@ -12,19 +12,23 @@ import pytest
 from testlib import OUT
 from testlib.egd import EgdDaemon
 from testlib.limits import until
-from testlib.machine import set_property, statistic
+from testlib.machine import statistic
+from testlib.sources import random_backend
 
 # Each word begins with these bytes. No other data contains them.
 MARK = b'\x5c\xa1\xab\x1e\xfe\xed'
 WORDS = 2000
-# By default, translated code takes up to a gigabyte, which would be searched.
-ACCEL = 'tcg,tb-size=32'
-# The health tests would reject words that have so many bits in common.
-PROPERTIES = {'timeout': 0, 'health_test': 'off'}
+
+
+@pytest.fixture
+def guest(guest):
+    # By default, translated code takes up to a gigabyte, which would be
+    # searched.
+    return functools.partial(guest, accel='tcg,tb-size=32', timeout=0)
 
 
 def source_bytes(first, end):
-    return b''.join(MARK + struct.pack('>H', i) for i in range(first, end))
+    return b''.join(MARK + i.to_bytes(2, 'big') for i in range(first, end))
 
 
 def private_memory(pid, stack):
@@ -45,23 +49,24 @@ def found(vm, stack=True):
 
     stack: search the main thread's stack as well
 
-    Returns which words are there in the source's byte order, and how many words
-    are there in the host's byte order.
+    Returns which words are there in the source's byte order, and how many
+    words are there in the host's byte order.
     """
     words, numbers = set(), 0
     vm.qemu.cmd('stop')
     for data in private_memory(vm.qemu.get_pid(), stack):
-        words |= {struct.unpack('>H', rest)[0] for rest in
+        words |= {int.from_bytes(rest, 'big') for rest in
                   re.findall(re.escape(MARK) + b'(..)', data, re.DOTALL)}
         numbers += data.count(MARK[::-1])
     vm.qemu.cmd('cont')
     return words, numbers
 
 
-def check_wiped(vm, words, stack=True):
+def check_wiped(vm, stack=True):
+    """The guest gets all words, after which QEMU has none of them."""
     vm.finish()
     assert [value >> 16 for value in vm.values()] == \
-        [int.from_bytes(MARK, 'big')] * words
+        [int.from_bytes(MARK, 'big')] * WORDS
     words_left, numbers_left = found(vm, stack)
     assert words_left == set()
     # The last words are in the registers of a vCPU and on its stack.
@@ -73,27 +78,26 @@ def test_read(guest, tmp_path, pool_size):
     """QEMU wipes words when the guest gets them; words read ahead remain."""
     source = tmp_path / 'source'
     source.write_bytes(source_bytes(0, WORDS))
-    vm = guest(f'rng-random,filename={source}', accel=ACCEL,
-               pool_size=pool_size, **PROPERTIES)
+    vm = guest(random_backend(source), pool_size=pool_size)
     vm.call(1000)
     vm.finish()
     words_left, numbers_left = found(vm)
     assert bool(words_left) == (pool_size > 8)
     assert words_left <= set(range(1000, WORDS)) and numbers_left < 10
     vm.call(WORDS - 1000)
-    check_wiped(vm, WORDS)
+    check_wiped(vm)
 
 
 def test_request(guest, fifo):
     """QEMU wipes words that come while calls wait for them."""
-    vm = guest(fifo.backend, accel=ACCEL, **PROPERTIES)
+    vm = guest(fifo.backend)
     for i in range(0, WORDS, 100):
         waits = statistic(vm, 'waits')
         vm.call(100)
         until(lambda: statistic(vm, 'waits') > waits)
         fifo.write(source_bytes(i, i + 100))
         vm.finish()
-    check_wiped(vm, WORDS)
+    check_wiped(vm)
 
 
 def test_egd(guest, tmp_path):
@@ -107,9 +111,9 @@ def test_egd(guest, tmp_path):
         source = io.BytesIO(source_bytes(0, WORDS))
         daemon.random = source.read
         daemon.start()
-        vm = guest(*daemon.backend(), accel=ACCEL, pool_size=8, **PROPERTIES)
+        vm = guest(*daemon.backend(), pool_size=8)
         vm.call(WORDS)
-        check_wiped(vm, WORDS, stack=False)
+        check_wiped(vm, stack=False)
 
 
 def test_reset(guest, fifo):
@@ -118,7 +122,7 @@ def test_reset(guest, fifo):
 
     The words in the backend remain: the next call gets the first one of them.
     """
-    vm = guest(fifo.backend, accel=ACCEL, **PROPERTIES)
+    vm = guest(fifo.backend)
     fifo.write(source_bytes(0, 1000))
     vm.call(200)
     vm.finish()
@@ -130,24 +134,6 @@ def test_reset(guest, fifo):
     first = vm.values()[-1] & 0xffff
     assert set(range(200, first)) and set(range(200, first)) <= before
     assert not after & set(range(first))
-
-
-def test_replaced(guest, fifo):
-    """
-    Replacing the source wipes the first bytes of an incomplete word.
-
-    No call is made after that, so that no other word overwrites these bytes.
-    """
-    vm = guest(fifo.backend, '-object', 'rng-builtin,id=rng1',
-               '-trace', 'spapr_rng_receive', accel=ACCEL,
-               timeout=300, health_test='off')
-    vm.call()
-    fifo.write(MARK + b'!')
-    until(lambda: 'spapr_rng_receive 7 bytes' in vm.log())
-    vm.finish()
-    assert found(vm)[0]
-    set_property(vm, 'rng', 'rng1')
-    assert found(vm) == (set(), 0)
 
 
 @pytest.mark.parametrize('file, functions', [

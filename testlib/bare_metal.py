@@ -15,10 +15,9 @@ from pathlib import Path
 
 from testlib import TOP
 from testlib.hcalls import (ARGUMENT, BLOCKS, BLOCK_SIZE, CALLS, COUNT, CPUS,
-                            DAMAGE, DONE, DURATIONS, END, GO, HOST_RTAS_ARGS,
-                            H_RANDOM, H_RTAS, H_SUCCESS, INTERRUPTS, INTERVAL,
-                            OPCODE, RAM_SIZE, RECORD, RING_LENGTH, RTAS_ARGS,
-                            RTAS_START_CPU, START, TB_HZ)
+                            DAMAGE, DONE, DURATIONS, END, GO, H_RANDOM, H_RTAS,
+                            H_SUCCESS, INTERRUPTS, INTERVAL, OPCODE, RAM_SIZE,
+                            RECORD, RING_LENGTH, RTAS_ARGS, START, TB_HZ)
 from testlib.limits import HANG, until
 from testlib.machine import (OPTIONS, cpu_seconds, migration, spapr_rng,
                              until_saved)
@@ -98,10 +97,6 @@ class Guest:
         word = self._words[address // 8]
         return int.from_bytes(word.to_bytes(8, sys.byteorder), 'big')
 
-    def _peek32(self, address):
-        word = self._peek(address & ~7)
-        return word & 0xffffffff if address & 4 else word >> 32
-
     def _poke(self, address, value):
         self._words[address // 8] = int.from_bytes(value.to_bytes(8, 'big'),
                                                    sys.byteorder)
@@ -137,20 +132,19 @@ class Guest:
         until(lambda: all(map(self.done, range(self.cpus))), seconds)
         assert not any(self.get(cpu, DAMAGE) for cpu in range(self.cpus))
 
-    def rtas(self, token, *args, cpu=0):
-        """Have a vCPU make an RTAS call; return its one result, 0: success."""
-        words = [token, len(args), 1, *args, 0, 0]
-        for i in range(0, len(words) - 1, 2):
-            self._poke(HOST_RTAS_ARGS + 4 * i, words[i] << 32 | words[i + 1])
-        self.set(cpu, ARGUMENT, HOST_RTAS_ARGS)
-        self.call(1, H_RTAS, [cpu], record=False)
-        until(lambda: self.done(cpu))
-        return self._peek32(HOST_RTAS_ARGS + 4 * (3 + len(args)))
-
     def start_cpu(self, cpu):
-        """Have vCPU 0 start another vCPU, which has stopped itself."""
-        work = self._peek32(RTAS_ARGS + 16)
-        assert self.rtas(RTAS_START_CPU, cpu, work, cpu) == 0
+        """Have vCPU 0 start another vCPU, which has stopped itself.
+
+        The arguments are those of the last start at the machine's start: the
+        32-bit words 3 to 5 are the vCPU, its entry point, and its r3.
+        """
+        entry = self._peek(RTAS_ARGS + 16) >> 32
+        self._poke(RTAS_ARGS + 8, 1 << 32 | cpu)
+        self._poke(RTAS_ARGS + 16, entry << 32 | cpu)
+        self.set(0, ARGUMENT, RTAS_ARGS)
+        self.call(1, H_RTAS, [0], record=False)
+        until(lambda: self.done(0))
+        assert self._peek(RTAS_ARGS + 24) >> 32 == 0
 
     def calls_wait(self):
         """Whether each vCPU waits in its call, some time after it began."""
@@ -207,7 +201,6 @@ class Guest:
                 if ': warning: ' in line or ': info: ' in line]
 
     def reset(self):
-        """Have QEMU reset the machine."""
         self.qemu.cmd('system_reset')
         self.qemu.event_wait('RESET', timeout=HANG)
 
@@ -230,16 +223,13 @@ class Guest:
         """
         self._leave_memory()
         self.qemu.cmd('migrate-incoming', uri=f'file:{path}')
-        until(lambda: self.migration() == 'completed' and
+        until(lambda: migration(self.qemu) == 'completed' and
               self.qemu.cmd('query-status')['status'] == 'running')
 
     def _leave_memory(self):
         """Exclude the memory from migration: it takes most of the time."""
         self.qemu.cmd('migrate-set-capabilities', capabilities=[
             {'capability': 'x-ignore-shared', 'state': True}])
-
-    def migration(self):
-        return migration(self.qemu)
 
     def cpu_seconds(self):
         """The processor time that QEMU has used."""

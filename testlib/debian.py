@@ -14,8 +14,6 @@ FULL = OUT / 'full'     # the build of QEMU that has user networking
 # The time limit for many commands, each of which hangs after HANG
 LONG = 10 * HANG
 
-USER_NETWORK = ['-nic', 'user']
-
 
 def new_disk(directory):
     """Make a disk on top of the installed one; return its path.
@@ -28,20 +26,18 @@ def new_disk(directory):
     return path
 
 
-def debian_args(disk, log, append=''):
+def debian_args(disk, log):
     """
     The arguments that make QEMU boot Debian, and write the console to `log`.
 
     The kernel's watchdog is off: on a busy host, it would report a hang.
-
-    append: further options for the kernel's command line
     """
-    return ['-machine', 'x-vof=on', '-cpu', 'POWER9', '-m', '1G',
+    return ['-machine', 'x-vof=on', '-cpu', 'POWER9', '-m', '1G', '-smp', '2',
             '-kernel', str(DEBIAN / 'vmlinux'),
             '-initrd', str(DEBIAN / 'initrd'), '-append',
             'root=/dev/vda rw console=hvc0 nowatchdog '
-            f'systemd.debug_shell=hvc1 {append}',
-            '-serial', f'file:{log}',
+            'systemd.debug_shell=hvc1',
+            '-serial', f'file:{log}', '-nic', 'user',
             '-drive', f'file={disk},format=qcow2,if=virtio,cache=unsafe']
 
 
@@ -63,12 +59,7 @@ class Debian(Guest):
         self.type(f'echo {job} | base64 -d >/run/job; echo; exec sh /run/job')
         self.lines_until('--- ready')
         state = self.run('systemctl is-system-running --wait', LONG)
-        assert state == (['running'], 0), \
-            self.run('systemctl --failed')
-
-    def text(self, command, timeout=HANG):
-        """Run a command, which must succeed; return its output as a string."""
-        return '\n'.join(self.sh(command, timeout))
+        assert state == (['running'], 0), self.run('systemctl --failed')
 
     def until(self, command):
         """Repeat a command until it succeeds."""
@@ -77,12 +68,3 @@ class Debian(Guest):
     def assert_no_trouble(self):
         """Check that the kernel has reported no bug."""
         assert self.run("dmesg | grep -E 'WARNING: CPU|BUG:|Oops'") == ([], 1)
-
-    def boot_id(self):
-        """The id of this boot, which differs for each start of a kernel."""
-        return self.text('cat /proc/sys/kernel/random/boot_id')
-
-    def resets(self):
-        """How often the guest has reset the machine since the last query."""
-        return sum(event['event'] == 'RESET' and event['data']['guest']
-                   for event in self.qemu.get_qmp_events())

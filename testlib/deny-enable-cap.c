@@ -30,7 +30,7 @@ int main(int argc, char **argv)
     /* On a little-endian host, the offsets are those of the lower halves. */
     struct sock_filter code[] = {
         LOAD(nr), ALLOW_UNLESS(SYS_ioctl, 5),
-        LOAD(args[0]), ALLOW_UNLESS(argc > 2 ? atoi(argv[1]) : 0, 3),
+        LOAD(args[0]), ALLOW_UNLESS(atoi(argv[1]), 3),
         LOAD(args[1]), ALLOW_UNLESS(KVM_ENABLE_CAP, 1),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EINVAL),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),

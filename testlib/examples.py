@@ -10,13 +10,10 @@ import struct
 from testlib import GUESTS, TOP
 from testlib.bare_metal import source_bytes, word
 from testlib.linux import CURRENT, initrd_with_job
-from testlib.programs import run
 
 EXAMPLES = TOP / 'docs/examples'
 BINARY = '/usr/bin/qemu-system-ppc64'
 SOURCE = '/dev/urandom'
-
-NO_HOTPLUG = "Device 'spapr-rng' does not support hotplugging"
 
 # The job of a Linux guest: print the current driver, and random bytes.
 JOB = f'''
@@ -24,13 +21,6 @@ echo "current $(cat {CURRENT})"
 dd if=/dev/hwrng bs=64 count=16 2>/dev/null | hexdump -v -e '/1 "%02x"'
 echo
 '''
-
-
-def succeed(*args, **kwargs):
-    """Run a program, which must succeed; return its output."""
-    done = run(*args, **kwargs)
-    assert done.returncode == 0
-    return done.stdout + done.stderr
 
 
 def replaced(text, values):
@@ -62,11 +52,3 @@ def check_words(lines):
     words = struct.unpack('<128Q', data)
     first = next(i for i in range(8192) if word(i) == words[0])
     assert words == tuple(map(word, range(first, first + 128)))
-
-
-def check_console(text):
-    """The console shows words of the source, and the end of the job."""
-    lines = text.replace('\r', '').splitlines()
-    print('\n'.join(lines))
-    check_words(lines)
-    assert '--- job end, status 0' in lines

@@ -2,12 +2,12 @@
  * Preloaded into a program: makes its reads of one file fail or take long
  *
  * A slow file is like Linux's /dev/hwrng: rng_dev_read() of
- * drivers/char/hw_random/core.c waits until it has all bytes that were asked for,
- * and keeps what is left of the last chunk. With @short_reads, a read ends
- * earlier, as that of a pipe or a serial port.
+ * drivers/char/hw_random/core.c waits until it has all bytes that were asked
+ * for, and keeps what is left of the last chunk. With @short_reads, a read
+ * ends earlier, as that of a pipe or a serial port.
  *
- * FAILING_FILE names the file. FAILING_CONTROL names a file that the test
- * shares, with a struct Control; fields after the end of the file are 0.
+ * FAILING_FILE names the file. FAILING_CONTROL names a file with a struct
+ * Control, which the test shares.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -17,13 +17,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
-
-#define READERS 16
 
 /**
  * struct Control - settings of the test, and counters for it
@@ -36,11 +35,12 @@
  * @chunks: the number of chunks so far
  * @bytes: the number of bytes so far
  * @ended: the number of reads that have returned
- * @readers: the ids of the first threads that have read; 0: free
- * @short_reads: a read gives what is left of a chunk, and does not wait for more
+ * @others: the number of reads by other threads than QEMU's readers
+ * @hangs: a read waits for more chunks than @chunks_most
+ * @short_reads: a read gives what is left of a chunk, without waiting for more
  * @no_threads: the program cannot make threads
- * @inode: the number of another file on the same filesystem that is used instead
- *         of FAILING_FILE; 0: none
+ * @inode: the number of another file on the same filesystem that is used
+ *         instead of FAILING_FILE; 0: none
  */
 typedef struct Control {
     int error;
@@ -51,7 +51,8 @@ typedef struct Control {
     int chunks;
     int bytes;
     int ended;
-    int readers[READERS];
+    int others;
+    int hangs;
     int short_reads;
     int no_threads;
     int inode;
@@ -66,7 +67,6 @@ __attribute__((constructor)) static void start(void)
     int fd = open(getenv("FAILING_CONTROL"), O_RDWR);
 
     real_read = dlsym(RTLD_NEXT, "read");
-    /* The file may be shorter than the struct: the rest of its page is zero. */
     control = mmap(NULL, sizeof(*control), PROT_READ | PROT_WRITE,
                    MAP_SHARED, fd, 0);
     if (stat(getenv("FAILING_FILE"), &file) < 0 || control == MAP_FAILED) {
@@ -80,40 +80,23 @@ static void count(volatile int *counter, int n)
     __atomic_add_fetch(counter, n, __ATOMIC_SEQ_CST);
 }
 
-static void sleep_us(int us)
+/* QEMU names these threads; no thread with this name ever has the BQL. */
+static bool is_reader(void)
 {
-    struct timespec time = { us / 1000000, us % 1000000 * 1000 };
+    char name[16];
 
-    while (nanosleep(&time, &time) < 0) {
-    }
-}
-
-static void note_reader(void)
-{
-    int tid = gettid();
-
-    for (int i = 0; i < READERS; i++) {
-        int expected = 0;
-
-        if (__atomic_compare_exchange_n(&control->readers[i], &expected, tid, 0,
-                                        __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST) ||
-            expected == tid) {
-            return;
-        }
-    }
-}
-
-static size_t min(size_t a, size_t b)
-{
-    return a < b ? a : b;
+    return pthread_getname_np(pthread_self(), name, sizeof(name)) == 0 &&
+           strncmp(name, "RNG ", 4) == 0;
 }
 
 static void make_chunk(void)
 {
-    sleep_us(control->chunk_us);
+    usleep(control->chunk_us);
     while (control->chunks >= control->chunks_most) {
-        sleep_us(1000);
+        control->hangs = true;
+        usleep(1000);
     }
+    control->hangs = false;
     count(&control->chunks, 1);
 }
 
@@ -133,7 +116,7 @@ static size_t make(size_t size)
             make_chunk();
             left = control->chunk ? (size_t)control->chunk : size;
         }
-        n = min(left, size - given);
+        n = left < size - given ? left : size - given;
         left -= n;
         given += n;
     } while (given < size && !control->short_reads);
@@ -161,10 +144,10 @@ ssize_t read(int fd, void *buf, size_t size)
         return real_read(fd, buf, size);
     }
 
-    note_reader();
     count(&control->calls, 1);
+    count(&control->others, !is_reader());
     while (control->error < 0) {
-        sleep_us(1000);
+        usleep(1000);
     }
     if (control->error) {
         errno = control->error;

@@ -17,6 +17,7 @@ def test(words, source, directory):
     tests, = OUT.glob('native/*/hw_ppc_spapr_rng_health.c.o')
     program = compile_c('testlib/good-words.c', directory, tests,
                         '-I', TOP / 'include')
-    with open(source, 'rb') as file:
-        return subprocess.run([program, str(words)], stdin=file, text=True,
+    with subprocess.Popen(['head', '-c', str(8 * words), source],
+                          stdout=subprocess.PIPE) as head:
+        return subprocess.run([program], stdin=head.stdout, text=True,
                               stderr=subprocess.PIPE, check=False)

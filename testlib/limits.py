@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Time limits for waiting, which keep checks from hanging."""
 
-import faulthandler
 import signal
-import sys
-import threading
 import time
 from contextlib import contextmanager
 
@@ -25,33 +22,16 @@ def until(condition, seconds=HANG):
 
 @contextmanager
 def within(seconds):
-    """
-    Interrupt the block when it takes longer, so that a check does not hang.
-
-    Only the main thread handles signals. pytest-xdist may run a check in
-    another thread: then, the whole worker ends, and pytest-xdist reports the
-    check as failed.
-    """
+    """Interrupt the block in the main thread when it takes longer."""
     def late(*_):
         raise AssertionError(f'not done within {seconds} s')
 
-    if threading.current_thread() is not threading.main_thread():
-        # pytest may have replaced sys.stderr by an object without a file.
-        faulthandler.dump_traceback_later(seconds, exit=True,
-                                          file=sys.__stderr__)
-        try:
-            yield
-        finally:
-            faulthandler.cancel_dump_traceback_later()
-        return
-
-    before = signal.signal(signal.SIGALRM, late)
+    signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def best_run(run, enough):

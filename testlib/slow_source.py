@@ -18,11 +18,8 @@ SIZE = 1 << 20
 FOR_EVER = 2 ** 31 - 1
 
 # The indices of the ints of struct Control in failing-read.c
-(ERROR, CALLS, CHUNK, CHUNK_US, CHUNKS_MOST, CHUNKS, BYTES, ENDED,
- READERS) = range(9)
-SHORT_READS = READERS + 16
-NO_THREADS = SHORT_READS + 1
-INODE = NO_THREADS + 1
+(ERROR, CALLS, CHUNK, CHUNK_US, CHUNKS_MOST, CHUNKS, BYTES, ENDED, OTHERS,
+ HANGS, SHORT_READS, NO_THREADS, INODE) = range(13)
 
 
 def build(directory):
@@ -31,7 +28,7 @@ def build(directory):
                      '-ldl')
 
 
-def preload(library, source, path, control):
+def preload(library, source, path, control=()):
     """
     Returns the ints that the library shares, and the command that preloads it.
 
@@ -63,19 +60,10 @@ class SlowSource:
         self.path.write_bytes(os.urandom(SIZE))
         self.backend = f'rng-random,filename={self.path}'
         self._library = library
-        self._kept_out = set()
-        self._new_control = [0, 0, chunk, round(ms * 1000), most,
-                             *[0] * (SHORT_READS - CHUNKS), short]
-        self._control, self.wrapper = self._prepare('slow-control')
-
-    def _prepare(self, name):
-        return preload(self._library, self.path, self.path.with_name(name),
-                       self._new_control)
-
-    @property
-    def chunks(self):
-        """How many chunks QEMU's reads have used."""
-        return self._control[CHUNKS]
+        self._control, self.wrapper = preload(
+            library, self.path, self.path.with_name('slow-control'),
+            [0, 0, chunk, round(ms * 1000), most])
+        self._control[SHORT_READS] = short
 
     @property
     def given(self):
@@ -86,6 +74,21 @@ class SlowSource:
     def is_read(self):
         """Whether a read is in progress."""
         return self._control[CALLS] != self._control[ENDED]
+
+    @property
+    def hangs(self):
+        """Whether a read does not return, because no chunk is left."""
+        return bool(self._control[HANGS])
+
+    @property
+    def other_reads(self):
+        """
+        How many reads were not made by QEMU's reader.
+
+        A thread that has the BQL stops the machine while it reads. This count
+        does not depend on time, and thus not on the load of the host.
+        """
+        return self._control[OTHERS]
 
     def allow(self, chunks):
         """Allow at most so many more chunks."""
@@ -99,35 +102,12 @@ class SlowSource:
         """From now on, each chunk takes so many milliseconds."""
         self._control[CHUNK_US] = ms * 1000
 
-    def readers(self):
-        """The ids of QEMU's threads that have read the source."""
-        return {tid for tid in self._control[READERS:READERS + 16] if tid}
-
-    def keep_out(self, vm):
-        """
-        Note the threads that take the BQL, which must not read the source.
-
-        These are the threads of the vCPUs, and the main thread, whose id is
-        that of the process. Call this function before the first read: if a
-        thread that has the BQL reads, QEMU does not answer.
-        """
-        self._kept_out = {vm.get_pid(), *(
-            cpu['thread-id'] for cpu in vm.cmd('query-cpus-fast'))}
-
-    def check_readers(self):
-        """
-        Check that no thread which takes the BQL has read the source.
-
-        Such a read would stop the machine. This check does not depend on time,
-        and thus not on the load of the host.
-        """
-        assert self.readers() and self._kept_out
-        assert not self.readers() & self._kept_out, \
-            'QEMU reads the source in a thread that holds its big lock'
-
     def plain_rate(self, size):
         """Bytes per second of a program that only reads the source."""
-        _, wrapper = self._prepare('plain-control')
+        control, wrapper = preload(self._library, self.path,
+                                   self.path.with_name('plain-control'))
+        for field in CHUNK, CHUNK_US, CHUNKS_MOST, SHORT_READS:
+            control[field] = self._control[field]
         done = subprocess.run(
             [*wrapper, 'LC_ALL=C', 'dd', f'if={self.path}', 'of=/dev/null',
              'bs=512', f'count={-(-size // 512)}'],
@@ -137,12 +117,12 @@ class SlowSource:
         return int(read) / float(seconds)
 
 
-def latencies(vm, count, pause=0.013):
-    """The durations of some answers of the monitor, in seconds, sorted."""
+def latencies(vm, count):
+    """The durations of some answers of the monitor, in seconds."""
     times = []
     for _ in range(count):
         start = time.monotonic()
         vm.cmd('query-status')
         times.append(time.monotonic() - start)
-        time.sleep(pause)
-    return sorted(times)
+        time.sleep(0.013)
+    return times

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Sources in trouble, and what QEMU says of them."""
 
+from pathlib import Path
+
 from testlib import KIND
 from testlib.limits import until
 from testlib.machine import cpu_share
@@ -22,6 +24,17 @@ def trouble(path, what='end of file'):
 
 
 RECOVERY = "rng-random 'rng0' gives data again"
+
+
+def state(vm):
+    """What QEMU tells programs of the source."""
+    return vm.qemu.cmd('qom-get', path='/objects/rng0', property='state')
+
+
+def descriptors(vm, path):
+    """The numbers of QEMU's descriptors of a file."""
+    return [fd.name for fd in Path(f'/proc/{vm.qemu.get_pid()}/fd').iterdir()
+            if fd.resolve() == path]
 
 
 def waits_quietly(vm, said):
