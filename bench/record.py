@@ -30,7 +30,10 @@ def parse(parser):
     parser.add_argument('--out', type=Path, default=TOP / 'bench/results',
                         help='the directory for the results')
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f'--out: {error}')
     return args
 
 
