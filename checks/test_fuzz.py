@@ -10,38 +10,30 @@ a few steps, and prints them.
 
 import errno
 import functools
-import itertools
 import os
 import shutil
-import socket
 import sys
 import tempfile
-import termios
 import time
 import traceback
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, note, seed, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import (RuleBasedStateMachine, initialize,
                                  precondition, rule,
                                  run_state_machine_as_test)
 from hypothesis.strategies import booleans, integers, one_of, sampled_from
 
 from testlib import OUT, bare_metal, slow_source
-from testlib.bare_metal import source_bytes
-from testlib.fifo import Fifo, ioctl_int
 from testlib.hcalls import COUNT, DAMAGE, H_HARDWARE, H_SUCCESS, INTERRUPTS
 from testlib.limits import HANG, until
 from testlib.machine import set_property
+from testlib.tracked import EgdSource, FifoSource
 
-ASAN = OUT / 'asan'
 SECONDS = int(os.environ.get('FUZZ_SECONDS', 120))
-EXAMPLES = 20   # of each seed
-STEPS = 30      # of each example
-SAVES = 2       # of them, since saving takes long
-
+SAVES = 2       # of an example, since saving takes long
 POOL = 16384    # bytes, if a machine of MACHINES has no pool_size
 
 # While Hypothesis shrinks a fault, a call hangs after as many seconds: HANG is
@@ -64,151 +56,31 @@ MACHINES = {
 }
 
 
-class Source:
-    """What a source gave, and which of its bytes the guest got."""
-
-    _first = itertools.count(0, 1 << 20)    # No word comes from two sources.
-
-    def __init__(self, directory):
-        directory.mkdir()
-        self._word = next(self._first)
-        self.given = bytearray()
-        self._got = bytearray()     # 1 for each byte that the guest got
-        self.last = Counter()       # where the last word of each vCPU ended
-        self.may_lose = 0           # bytes
-        self.seams = 0              # words in which bytes may be missing
-
-    def ahead(self, size):
-        """The next bytes of the source."""
-        at = len(self.given)
-        data = source_bytes(self._word + at // 8,
-                            self._word + (at + size) // 8 + 1)
-        return data[at % 8:at % 8 + size]
-
-    def take(self, cpu, at):
-        """A vCPU got the word at an offset."""
-        self._got.extend(bytes(len(self.given) - len(self._got)))
-        assert not any(self._got[at:at + 8]), f'byte {at} came twice'
-        assert at >= self.last[cpu], f'byte {at} came after {self.last[cpu]}'
-        self._got[at:at + 8] = b'\1' * 8
-        self.last[cpu] = at + 8
-
-    def check_losses(self):
-        lost = self._got.rfind(1) + 1 - self._got.count(1)
-        assert lost <= self.may_lose, f'{lost} bytes were lost'
-
-
-class FifoSource(Source, Fifo):
-    def __init__(self, directory):
-        Source.__init__(self, directory)
-        Fifo.__init__(self, directory)
-        self.inode = self.path.stat().st_ino
-        self.options = {'qom-type': 'rng-random', 'filename': str(self.path)}
-
-    def feed(self, size, data=None):
-        self.open()
-        # The FIFO has 16 pages; a write may leave half of one unused.
-        if self.unread() < 1 << 14:
-            data = data or self.ahead(size)
-            self.given += data
-            self.write(data)
-
-    def serve(self):
-        pass
-
-
-class EgdSource(Source):
-    """A daemon that answers requests as far as it was fed.
-
-    It runs in the thread of the test, so the same steps have the same effect.
-    """
-
-    inode = 0
-
-    def __init__(self, directory):
-        super().__init__(directory)
-        self._path = directory / 'egd'
-        self.options = {'qom-type': 'rng-egd', 'chardev': 'egd'}
-        self.chardev = {'type': 'socket', 'data': {
-            'server': False, 'reconnect-ms': 10,
-            'addr': {'type': 'unix', 'data': {'path': str(self._path)}}}}
-        self._listener = None
-        self._owed = {}     # bytes, for each connection
-        self._credit = 0
-
-    def feed(self, size):
-        self._credit += size
-
-    def unread(self):
-        return self._credit
-
-    def open(self):
-        if not self._listener:
-            self._listener = socket.socket(socket.AF_UNIX)
-            self._listener.bind(str(self._path))
-            self._listener.listen()
-            self._listener.setblocking(False)
-
-    def hang_up(self):
-        for connection in self._owed:
-            # QEMU may have the first bytes of a word, but not the next ones.
-            self.may_lose += ioctl_int(connection, termios.TIOCOUTQ) + 8
-            self.seams += 1
-            connection.close()
-        self._owed.clear()
-
-    def close(self):
-        self.hang_up()
-        if self._listener:
-            self._listener.close()
-            self._path.unlink()
-        self._listener = None
-
-    def serve(self):
-        try:
-            while self._listener:
-                self._owed[self._listener.accept()[0]] = 0
-        except BlockingIOError:
-            pass
-        for connection in list(self._owed):
-            try:
-                self._serve(connection)
-            except OSError:     # QEMU has closed the connection.
-                del self._owed[connection]
-
-    def _serve(self, connection):
-        try:
-            while True:
-                request = connection.recv(2, socket.MSG_DONTWAIT)
-                if not request:
-                    raise OSError
-                assert request[0] == 2
-                self._owed[connection] += request[1]
-        except BlockingIOError:
-            pass
-        data = self.ahead(min(self._owed[connection], self._credit))
-        sent = connection.send(data) if data else 0
-        self.given += data[:sent]
-        self._owed[connection] -= sent
-        self._credit -= sent
-
-
 class Found(Exception):
     """An example found a fault."""
 
 
+def guarded(function):
+    """Note what fails; after that, do nothing.
+
+    So Hypothesis sees all examples end in teardown(), wherever timing makes a
+    fault show.
+    """
+    @functools.wraps(function)
+    def run(self, **values):
+        if self.fault:
+            return
+        self.steps.append(f'{function.__name__}({values})')
+        try:
+            function(self, **values)
+            self.check()
+        except Exception:
+            self.fault = traceback.format_exc(-3, chain=False)
+    return run
+
+
 def step(**arguments):
-    """A rule whose steps are noted and checked."""
-    def decorate(function):
-        @functools.wraps(function)
-        def run(self, **values):
-            if not self.error:
-                self.trace.append(f'{function.__name__}({values})')
-            self.saves += function.__name__ in ('save', 'move')
-            self.guarded(function, **values)
-            self.guarded(HRandom.check)
-        return rule(**arguments)(run)
-    return decorate
+    return lambda function: rule(**arguments)(guarded(function))
 
 
 class HRandom(RuleBasedStateMachine):
@@ -220,11 +92,13 @@ class HRandom(RuleBasedStateMachine):
 
     guest = None
     found = False
+    examples = 0
 
     def __init__(self):
         super().__init__()
-        self.trace = []
-        self.error = None
+        type(self).examples += 1
+        self.steps = []
+        self.fault = None
         self.sources = []
         self.current = 0        # which source the device uses
         self.added = set()      # which sources have a backend
@@ -235,15 +109,17 @@ class HRandom(RuleBasedStateMachine):
         self.restarts = 0       # resets and migrations
         self.frozen = None      # the results of a guest that is stopped
         self.old = 0            # words that may come from earlier sources
-        self.guarded(HRandom.begin)
+        self.directory = Path(tempfile.mkdtemp(dir=self.work))
 
-    def begin(self):
-        cls = type(self)
-        self.directory = Path(tempfile.mkdtemp(dir=cls.work))
+    @initialize(lossy=booleans(), swap=booleans())
+    @guarded
+    def begin(self, lossy, swap):
+        """Half of the examples have no steps that may lose many bytes."""
+        self.lossy = lossy
         self.sources = [
             (EgdSource if self.egd else FifoSource)(self.directory / 'a'),
             FifoSource(self.directory / 'b')]
-        if not cls.guest:
+        if not self.guest:
             self.start()
         for cpu in range(self.cpus):
             self.guest.set(cpu, COUNT, 0)
@@ -252,62 +128,34 @@ class HRandom(RuleBasedStateMachine):
         self.end_faults()
         self.use(0)
         self.guest.reset()
+        if swap:
+            self.swap_twice()
 
     def start(self, *args, **options):
         cls = type(self)
         cls.control, wrapper = slow_source.preload(
-            self.library, self.work, self.work / 'control', [])
+            self.library, self.work, self.work / 'control')
         cls.guest = self.make(*args, wrapper=wrapper, **options)
-        if self.egd:
-            self.guest.chardev = None
-
-    def guarded(self, function, **values):
-        """Call a function unless one has failed; if it fails, show why.
-
-        The steps that remain do nothing. So Hypothesis sees all examples end
-        at the same place, wherever timing makes a fault show.
-        """
-        if self.error:
-            return
-        try:
-            function(self, **values)
-        except Exception as error:
-            self.error = error
-            show = note if self.found else print
-            show(f'After {time.monotonic() - self.began:.0f} s, the steps: ' +
-                 ' '.join(self.trace))
-            show(''.join(traceback.format_exception(error)[-3:]))
-            if self.guest:
-                show('QEMU said: ' + self.guest.log()[-2000:])
-            type(self).found = True
-            self.end_guest()
-
-    @classmethod
-    def end_guest(cls):
-        if cls.guest:
-            cls.guest.qemu.shutdown(hard=True)
-            cls.guest = None
 
     def use(self, which):
         """Make the device use a source; add its backend if there is none."""
-        cmd, source = self.guest.qemu.cmd, self.sources[which]
+        source, cmd = self.sources[which], self.guest.qemu.cmd
         if which not in self.added:
-            if hasattr(source, 'chardev') and source != self.guest.chardev:
+            if source.chardev:
                 cmd('chardev-add', id='egd', backend=source.chardev)
-                self.guest.chardev = source
             cmd('object-add', **source.options, id=f'backend{which}')
         self.added.add(which)
         self.current = which
         set_property(self.guest, 'rng', f'backend{which}')
 
-    def take(self, cpu, word):
-        for source in self.sources:
-            at = source.given.find(word)
-            if at >= 0:
-                source.take(cpu, at)
-                return
-        self.sources[0].seams -= 1
-        assert self.sources[0].seams >= 0, 'a word is of no source'
+    def remove(self, which):
+        """Delete a backend; returns whether QEMU did."""
+        if 'error' in self.guest.qemu.qmp('object-del', id=f'backend{which}'):
+            return False
+        if self.sources[which].chardev:
+            self.guest.qemu.cmd('chardev-remove', id='egd')
+        self.added.remove(which)
+        return True
 
     def check(self):
         """Check the new results."""
@@ -325,6 +173,11 @@ class HRandom(RuleBasedStateMachine):
             H_SUCCESS, H_HARDWARE if self.times_out else H_SUCCESS}
         assert self.frozen in (None, self.results.total()), \
             'a stopped guest ran'
+
+    def take(self, cpu, word):
+        if not any(source.take(cpu, word) for source in self.sources):
+            self.sources[0].seams -= 1
+            assert self.sources[0].seams >= 0, 'a word is of no source'
 
     def make_calls(self, cpu, calls):
         """New calls get words that come after those which any vCPU has."""
@@ -344,14 +197,6 @@ class HRandom(RuleBasedStateMachine):
         until(lambda: self.check() or self.guest.done(0))
         self.swap_sources()
         self.swap_sources()
-
-    @initialize(lossy=booleans(), swap=booleans())
-    def choose(self, lossy, swap):
-        """Half of the examples have no steps that may lose many bytes."""
-        self.lossy = lossy
-        if swap:
-            self.trace.append('swap_twice()')
-            self.guarded(HRandom.swap_twice)
 
     @step(cpu=integers(0, 2), calls=integers(1, 12))
     def call(self, cpu, calls):
@@ -393,12 +238,14 @@ class HRandom(RuleBasedStateMachine):
     @precondition(lambda self: self.saves < SAVES)
     @step()
     def save(self):
+        self.saves += 1
         self.guest.save(self.directory / 'state')
         self.go_on()
 
     @precondition(lambda self: self.saves < SAVES)
     @step()
     def move(self):
+        self.saves += 1
         self.go_on()
         self.guest.save(self.directory / 'state')
         self.guest.quit()
@@ -426,12 +273,9 @@ class HRandom(RuleBasedStateMachine):
     @step()
     def delete(self):
         """The backend in use must stay; the other may have read some bytes."""
+        self.sources[1 - self.current].may_lose = float('inf')
         for which in self.added.copy():
-            answer = self.guest.qemu.qmp('object-del', id=f'backend{which}')
-            assert ('error' in answer) == (which == self.current), answer
-            if which != self.current:
-                self.added.remove(which)
-                self.sources[which].may_lose = float('inf')
+            assert self.remove(which) == (which != self.current)
 
     @step(size=one_of(integers(1, 40), integers(41, 5000)))
     def feed(self, size):
@@ -482,55 +326,61 @@ class HRandom(RuleBasedStateMachine):
 
     heal = step()(end_faults)
 
+    def serves(self):
+        """Whether all calls were answered, and more than the pool has."""
+        done = all(map(self.guest.done, range(self.cpus)))
+        self.check()
+        if done and self.words < self.results[H_SUCCESS]:
+            return True
+        if done:
+            self.words = self.results[H_SUCCESS]
+            self.make_calls(0, POOL // 8 + 88)
+        if self.sources[self.current].unread() < 64:
+            self.sources[self.current].feed(4096)
+        self.guest.qemu.cmd('query-status')
+        return False
+
+    @guarded
     def settle(self):
         """After all faults, calls are answered, and soon with new words."""
-        words = None
         self.end_faults()
         self.go_on()
         if self.current:
             self.swap_sources()
-        end = time.monotonic() + (PATIENCE_TO_SHRINK if self.found else HANG)
-        while time.monotonic() < end:
-            done = all(map(self.guest.done, range(self.cpus)))
-            self.check()
-            if done:
-                if words is not None and self.results[H_SUCCESS] > words:
-                    return
-                words = self.results[H_SUCCESS]
-                self.make_calls(0, POOL // 8 + 88)  # more than the pool has
-            if self.sources[self.current].unread() < 64:
-                self.sources[self.current].feed(4096)
-            self.guest.qemu.cmd('query-status')
-            time.sleep(0.001)
-        assert False, 'a call is not answered'
-
-    def check_sums(self):
+        self.words = float('inf')
+        until(self.serves, PATIENCE_TO_SHRINK if self.found else HANG)
         answered = self.results.total()
         assert self.called == answered or \
             self.restarts and self.called < answered
         for source in self.sources:
             source.check_losses()
 
+    @guarded
     def clean_up(self):
         set_property(self.guest, 'rng', 'rng0')
-        for which in self.added:
-            self.guest.qemu.cmd('object-del', id=f'backend{which}')
-        if self.egd:
-            self.guest.qemu.cmd('chardev-remove', id='egd')
+        assert all(map(self.remove, self.added.copy()))
 
     def teardown(self):
         """The end of an example, which Hypothesis may have cut short."""
-        type(self).examples += 1
         cut_short = sys.exc_info()[0]
-        for function in (HRandom.settle, HRandom.check_sums,
-                         HRandom.clean_up):
-            self.guarded(function)
+        self.settle()
+        self.clean_up()
         for source in self.sources:
             source.close()
         shutil.rmtree(self.directory, ignore_errors=True)
-        if self.error and not cut_short:
-            # At one place: Hypothesis takes this for one fault.
-            raise Found(f'{type(self.error).__name__}: {self.error}')
+        if not self.fault:
+            return
+        if self.guest:
+            self.fault += 'QEMU said: ' + self.guest.log()[-2000:]
+            self.guest.qemu.shutdown(hard=True)
+            type(self).guest = None
+        if not self.found:
+            print(f'After {time.monotonic() - self.began:.0f} s, the steps:',
+                  *self.steps)
+            print(self.fault)
+        type(self).found = True
+        if not cut_short:
+            raise Found(self.fault)
 
 
 @pytest.mark.parametrize('name', MACHINES)
@@ -540,17 +390,18 @@ def test_fuzz(name, pseries, image, tmp_path, monkeypatch):
     monkeypatch.setenv('ASAN_OPTIONS', os.environ['ASAN_OPTIONS'].replace(
         '=1:fast_unwind_on_malloc=0', '=0'))
     cpus, egd, options = MACHINES[name]
-    tested, began = 'health_test' not in options, time.monotonic()
+    began = time.monotonic()
     machine = type(name, (HRandom,), {
-        'cpus': cpus, 'egd': egd, 'tested': tested, 'began': began,
-        'examples': 0, 'times_out': options['timeout'] > 0,
+        'cpus': cpus, 'egd': egd, 'began': began,
+        'tested': 'health_test' not in options,
+        'times_out': options['timeout'] > 0,
         'pool': options.get('pool_size', POOL),
         'work': tmp_path, 'library': slow_source.build(tmp_path),
-        'make': functools.partial(bare_metal.Guest, pseries, image, tmp_path,
-                                  'rng-builtin', cpus=cpus, build=ASAN,
-                                  **options)})
-    how = settings(max_examples=EXAMPLES, stateful_step_count=STEPS,
-                   deadline=None, database=None, report_multiple_bugs=False,
+        'make': functools.partial(
+            bare_metal.Guest, pseries, image, tmp_path, 'rng-builtin',
+            cpus=cpus, build=OUT / 'asan', **options)})
+    how = settings(max_examples=20, stateful_step_count=30, deadline=None,
+                   database=None, report_multiple_bugs=False,
                    suppress_health_check=list(HealthCheck),
                    phases=[Phase.generate, Phase.shrink])
     number = int(os.environ.get('FUZZ_SEED', 0))
