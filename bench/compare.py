@@ -24,7 +24,6 @@ class Full:
     cpus, pools = (1, 2, 4), (8, 16, 64, 256, 1024, 4096)
     linux_rounds, linux_seconds = 2, 0.8
     linux_sources = SOURCES
-    boots, idle_seconds = 5, 30
 
 
 class Quick(Full):
@@ -34,7 +33,6 @@ class Quick(Full):
     cpus, pools = (1,), (8, 4096)
     linux_rounds, linux_seconds = 1, 0.3
     linux_sources = ('rng-random', 'rng-egd')
-    boots, idle_seconds = 1, 3
 
 
 def entries(plan):
@@ -74,11 +72,7 @@ def measure(bench, plan):
                         if isinstance(value, list) and not hung(value)]
                 for key, figures in do(seconds, left, **keys).items():
                     entry[key].append(figures)
-    print('boots of Linux, and an idle Linux', flush=True)
-    return {**found,
-            'boot_s': {who: [bench.boot(who) for _ in range(plan.boots)]
-                       for who in ('none', *QEMUS)},
-            'idle': bench.idle(plan.idle_seconds)}
+    return found
 
 
 def main():

@@ -2,21 +2,20 @@
 """The measurements of bench/compare.py."""
 
 import math
-import os
+import signal
 import statistics
 import time
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import contextmanager
 
 from machines import guest, running
 from record import expect
 from report import FIGURES
 from testlib import OUT, slow_source
-from testlib.fifo import Fifo
 from testlib.hcalls import (DURATIONS, FAULTS, H_RANDOM, H_UNASSIGNED, TB_HZ,
                             TIME)
-from testlib.limits import until, within
+from testlib.limits import until
 from testlib.linux import CURRENT, Console, linux_args
-from testlib.machine import URANDOM, cpu_seconds, machine, spapr_rng
+from testlib.machine import URANDOM, machine
 from testlib.programs import compile_for_guest
 
 QEMUS = {'ours': OUT / 'native', 'peer': OUT / 'peer/native'}
@@ -30,7 +29,6 @@ DEVICES = {'spapr-rng': f'echo pseries_rng >{CURRENT}',
 BATCH = 0.04    # intended seconds of one batch of calls
 BARE_LIMIT = 15
 BOOT_LIMIT = 180
-FILLED = 65536  # the bytes for each idle Linux
 
 
 def hangs(seconds):
@@ -81,6 +79,20 @@ class Calls:
                 **durations(ticks[math.ceil(samples * thousandths / 1000) - 1]
                             for thousandths in (500, 990, 999, 1000)),
                 'samples': samples}
+
+
+@contextmanager
+def within(seconds):
+    """Interrupt the block in the main thread when it takes longer."""
+    def late(*_):
+        raise AssertionError(f'not done within {seconds} s')
+
+    signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _stop(vm):
@@ -159,35 +171,21 @@ class Bench:
                 'monitor_median_ms': round(statistics.median(times) * 1e3, 2),
                 'monitor_worst_ms': round(max(times) * 1e3, 2), **_stop(vm)}}
 
-    @contextmanager
-    def _linux(self, qemu, *args, job):
-        """A Linux guest that runs a job; yields its console."""
-        vm = machine(self._directory, *linux_args(
-            '6.1', self._directory, job, ['reads']), *args, build=QEMUS[qemu])
-        try:
-            yield Console(vm, quiet=True)
-        finally:
-            vm.shutdown(hard=True)
-
-    @contextmanager
-    def _booted(self, who, rng):
-        """A booted Linux with the device of a QEMU, or 'none'."""
-        args = ['ours'] if who == 'none' else [who, *spapr_rng(rng)]
-        with self._linux(*args, job='sleep 1000') as console:
-            console.lines_until('--- job begin', BOOT_LIMIT)
-            yield console.qemu
-
     def _reads(self, limit, job, args, qemu):
         """Have Linux run `reads`; return the results before a hang."""
         start = time.monotonic()
-        with self._linux(qemu, *args, job=job) as console:
-            try:
-                console.lines_until('--- job begin', limit)
-                self._boots.append(time.monotonic() - start)
-                console.lines_until('--- job end', limit)
-                expect(console.lines[-1].endswith(' 0'), 'Linux cannot read')
-            except AssertionError:
-                pass
+        vm = machine(self._directory, *linux_args(
+            '6.1', self._directory, job, ['reads']), *args, build=QEMUS[qemu])
+        console = Console(vm, quiet=True)
+        try:
+            console.lines_until('--- job begin', limit)
+            self._boots.append(time.monotonic() - start)
+            console.lines_until('--- job end', limit)
+            expect(console.lines[-1].endswith(' 0'), 'Linux cannot read')
+        except AssertionError:
+            pass
+        finally:
+            vm.shutdown(hard=True)
         return [[int(word) for word in line.split()[1:]]
                 for line in console.lines
                 if line.startswith('result ') and line.count(' ') == 7]
@@ -217,37 +215,3 @@ class Bench:
                 results[wanted[len(given)]] = hangs(limit)
             wanted = wanted[len(given) + 1:]
         return results
-
-    def boot(self, who):
-        """The seconds from the start of QEMU to the job of Linux's init."""
-        start = time.monotonic()
-        with self._booted(who, URANDOM):
-            return round(time.monotonic() - start, 3)
-
-    def idle(self, seconds):
-        """Measure idle Linux guests, without and with a device, together."""
-        with ExitStack() as stack:
-            guests = {}
-            for who in ('none', *QEMUS):
-                directory = self._directory / who
-                directory.mkdir()
-                fifo = stack.enter_context(closing(Fifo(directory)))
-                fifo.write(os.urandom(FILLED))
-                guests[who] = fifo, stack.enter_context(
-                    self._booted(who, fifo.backend))
-            time.sleep(min(seconds, 5))
-
-            def used():
-                return {who: (cpu_seconds(vm.get_pid()), fifo.unread())
-                        for who, (fifo, vm) in guests.items()}
-
-            before = used()
-            time.sleep(seconds)
-            after = used()
-        expect(all(unread for _, unread in after.values()),
-               'a guest that does nothing emptied its source')
-        return {who: {'seconds': seconds,
-                      'cpu_s': round(after[who][0] - before[who][0], 3),
-                      'source_bytes': before[who][1] - after[who][1],
-                      'source_bytes_since_start': FILLED - after[who][1]}
-                for who in guests}

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The tables and the figure of the results of bench/compare.py."""
 
-import statistics
 import subprocess
 import tempfile
 
@@ -101,26 +100,13 @@ def linux(entries):
                    rows)]
 
 
-def whole_machine(boots, idle):
-    seconds = idle['none']['seconds']
-    return ['Linux as a whole, without a device and with each.', '', *table(
-        ['', *boots],
-        [['boot, median', *(f'{statistics.median(boots[who]):.2f} s'
-                            for who in boots)],
-         [f'processor time, idle for {seconds} s',
-          *(f"{idle[who]['cpu_s']:.2f} s" for who in boots)],
-         ['bytes taken of the source meanwhile',
-          *(f"{idle[who]['source_bytes']:,}" for who in boots)]])]
-
-
 def markdown(found):
     return ['`ours` is this device, `peer` the one that QEMU has, both built '
             'of the same base with the same flags and measured in turn. The '
             'best of all rounds; `bench.json` has each. Where there are more '
             'vCPUs than cores, they wait for each other.', '',
             *bare_metal(found['bare_metal']), *pools(found['bare_metal']),
-            *slow(found['slow']), *linux(found['linux']),
-            *whole_machine(found['boot_s'], found['idle'])[:-1]]
+            *slow(found['slow']), *linux(found['linux'])[:-1]]
 
 
 def points(entries):

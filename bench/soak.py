@@ -10,6 +10,7 @@ import argparse
 import functools
 import operator
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,9 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import record  # noqa: E402
 from machines import guest, numbers, running  # noqa: E402
 from record import expect  # noqa: E402
-from testlib import good_words  # noqa: E402
+from testlib import OUT, TOP  # noqa: E402
 from testlib.hcalls import CHECK, CHECKED, FAULTS, LAST, SUM, XOR  # noqa: E402
 from testlib.limits import until  # noqa: E402
+from testlib.programs import compile_c  # noqa: E402
 
 VCPUS = 4
 STALL = 60  # seconds without a call after which the guest hangs
@@ -128,7 +130,13 @@ def migrate(migrations, directory):
 def test_words(words, directory):
     """Check that good words raise no alarm; return the facts."""
     began = time.monotonic()
-    done = good_words.test(words, '/dev/urandom', directory)
+    tests, = OUT.glob('native/*/hw_ppc_spapr_rng_health.c.o')
+    program = compile_c('bench/good-words.c', directory, tests,
+                        '-I', TOP / 'include')
+    with subprocess.Popen(['head', '-c', str(8 * words), '/dev/urandom'],
+                          stdout=subprocess.PIPE) as head:
+        done = subprocess.run([program], stdin=head.stdout, text=True,
+                              stderr=subprocess.PIPE, check=False)
     expect(done.returncode == 0, f'the health tests: {done.stderr.strip()}')
     seconds = time.monotonic() - began
     print(f'{words:,} words tested', flush=True)

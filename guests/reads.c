@@ -4,8 +4,8 @@
  *   reads READERS SECONDS
  *
  * Each reader, on its own vCPU, reads 8 bytes at a time, which is one H_RANDOM
- * call, for SECONDS or SAMPLES times; then it reads 4096 bytes at a time for
- * SECONDS. The output is in ticks of the time base.
+ * call, for SECONDS or SAMPLES times; then it reads 4096 bytes at a time. The
+ * output is in ticks of the time base.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #define SAMPLES 65536
+#define BLOCK 4096
 
 static struct reader {
     uint64_t start, end, count;
@@ -36,38 +37,26 @@ static uint64_t now(void)
     return __builtin_ppc_get_timebase();
 }
 
-static void get(size_t size)
+/* Read @size bytes at a time. */
+static void run(struct reader *r, size_t size)
 {
-    static char data[4096];
+    char data[BLOCK];
 
-    if (read(hwrng, data, size) != (ssize_t)size) {
-        err(1, "/dev/hwrng gave less than %zu bytes", size);
-    }
-}
-
-/* Measure single reads of 8 bytes. */
-static void words(struct reader *r)
-{
+    r->count = 0;
+    r->start = now();
     do {
         uint64_t before = now();
 
-        get(8);
+        if (read(hwrng, data, size) != (ssize_t)size) {
+            err(1, "/dev/hwrng gave less than %zu bytes", size);
+        }
         r->end = now();
         r->ticks[r->count++] = r->end - before;
     } while (r->count < SAMPLES && r->end - r->start < duration);
 }
 
-static void blocks(struct reader *r)
-{
-    do {
-        get(4096);
-        r->count += 4096;
-        r->end = now();
-    } while (r->end - r->start < duration);
-}
-
-/* Let all readers run @work at the same time. */
-static void all(void (*work)(struct reader *))
+/* Let all readers run at the same time. */
+static void run_all(size_t size)
 {
     for (int i = 0; i < readers_count; i++) {
         if (fork() == 0) {
@@ -78,9 +67,7 @@ static void all(void (*work)(struct reader *))
             if (sched_setaffinity(0, sizeof(cpu), &cpu)) {
                 err(1, "there is no vCPU %d", i);
             }
-            readers[i].count = 0;
-            readers[i].start = now();
-            work(&readers[i]);
+            run(&readers[i], size);
             _exit(0);
         }
     }
@@ -120,14 +107,14 @@ static void print_durations(void)
 
 static void print_throughput(void)
 {
-    uint64_t bytes = 0, start = UINT64_MAX, end = 0;
+    uint64_t count = 0, start = UINT64_MAX, end = 0;
 
     for (int i = 0; i < readers_count; i++) {
-        bytes += readers[i].count;
+        count += readers[i].count;
         start = readers[i].start < start ? readers[i].start : start;
         end = readers[i].end > end ? readers[i].end : end;
     }
-    printf(" %ju %ju\n", (uintmax_t)bytes, (uintmax_t)(end - start));
+    printf(" %ju %ju\n", (uintmax_t)count * BLOCK, (uintmax_t)(end - start));
 }
 
 int main(int, char **argv)
@@ -143,10 +130,10 @@ int main(int, char **argv)
 
     printf("result");
     fflush(stdout);
-    all(words);
+    run_all(8);
     print_durations();
     fflush(stdout);
-    all(blocks);
+    run_all(BLOCK);
     print_throughput();
     return 0;
 }
