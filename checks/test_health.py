@@ -4,9 +4,9 @@
 QEMU's test-spapr-rng-health tests which words are good.
 """
 
+import contextlib
 import functools
 import itertools
-import threading
 import time
 
 import pytest
@@ -57,38 +57,19 @@ def guest(guest):
 
 
 @pytest.fixture
-def feed(fifo):
-    """A function that copies a stream to the FIFO from now on."""
-    end = threading.Event()
-    threads = []
-
-    def fill(stream, piece):
-        while not end.wait(0.002):
-            while fifo.unread() < 16384 and not end.is_set():
-                fifo.write(stream.read(piece))
-
-    def start(stream, piece):
-        threads.append(threading.Thread(target=fill, args=(stream, piece)))
-        threads[0].start()
-
-    yield start
-    end.set()
-    for thread in threads:
-        thread.join()
-
-
-@pytest.fixture
-def start(guest, fifo, feed, tmp_path):
+def start(guest, fifo, tmp_path):
     """A function that starts a guest whose source is a stream.
 
     how: fifo or egd; with -bytes, bytes come one by one
     """
     daemon = EgdDaemon(tmp_path / 'egd')
+    stack = contextlib.ExitStack()
 
     def make(stream, *args, how='fifo', timeout=0, **kwargs):
         single = how.endswith('-bytes')
         if how.startswith('fifo'):
-            feed(stream, 1 if single else 4096)
+            size = 1 if single else 4096
+            stack.enter_context(fifo.fed(iter(lambda: stream.read(size), b'')))
             return guest(fifo.backend, *args, timeout=timeout, **kwargs)
         daemon.random = stream.read
         daemon.single_bytes = single
@@ -97,8 +78,8 @@ def start(guest, fifo, feed, tmp_path):
         until_connected(vm)
         return vm
 
-    yield make
-    daemon.stop()
+    with stack, contextlib.closing(daemon):
+        yield make
 
 
 def until_failed(vm):

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Record and replay: the guest gets the same numbers at the same time."""
 
-import threading
 import time
 
 import pytest
@@ -84,15 +83,13 @@ def test_replay_of_a_slow_source(start, record, fifo):
     """The source was bad at first, and the recording waited for its words."""
     data = bytes(16) + source_bytes(0, 3000)
 
-    def feed():
+    def chunks():
         for i in range(0, len(data), 2400):
             time.sleep(0.1)
-            fifo.write(data[i:i + 2400])
+            yield data[i:i + 2400]
 
-    feeder = threading.Thread(target=feed)
-    feeder.start()
-    recorded = record(fifo.backend)
-    feeder.join()
+    with fifo.fed(chunks()):
+        recorded = record(fifo.backend)
     assert 0 not in recorded[0]
     assert finish_replay(start('replay', fifo.backend)) == recorded
 

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """vCPUs that call all the time share the words, with one thread or several."""
 
-import contextlib
 import itertools
-import threading
 import time
 
 import pytest
@@ -17,27 +15,12 @@ THREADS = pytest.mark.parametrize('thread', ['multi', 'single'])
 FOR_EVER = 10 ** 9
 
 
-@contextlib.contextmanager
-def feeding(fifo, rate):
-    """Write words to the FIFO, one by one, while the block runs."""
-    over = threading.Event()
-
-    def feed():
-        start = time.monotonic()
-        for i in itertools.count():
-            if over.wait(max(0, start + i / rate - time.monotonic())):
-                return
-            # A write to a full FIFO would not end.
-            if fifo.unread() < 8 * 4096:
-                fifo.write(source_bytes(i, i + 1))
-
-    thread = threading.Thread(target=feed, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+def words(rate):
+    """The words of a source, so many a second, one by one."""
+    start = time.monotonic()
+    for i in itertools.count():
+        time.sleep(max(0, start + i / rate - time.monotonic()))
+        yield source_bytes(i, i + 1)
 
 
 @pytest.fixture
@@ -63,7 +46,7 @@ def share(guest):
             until(lambda: sum(counts()) - sum(before) >= 20 * cpus)
             got = [now - then for now, then in zip(counts(), before)]
             mean = sum(got) / cpus
-            return max(abs(words - mean) for words in got) / mean
+            return max(abs(count - mean) for count in got) / mean
 
         until(lambda: all(counts()))
         # Without fair turns, one of some hundred tries is even by chance.
@@ -74,7 +57,7 @@ def share(guest):
 @THREADS
 @pytest.mark.parametrize('cpus, rate', [(4, 20), (8, 100), (32, 500)])
 def test_fifo(share, fifo, thread, cpus, rate):
-    with feeding(fifo, rate):
+    with fifo.fed(words(rate)):
         share(thread, cpus, fifo.backend)
 
 
@@ -108,11 +91,11 @@ def test_waits_are_even(guest, fifo, thread):
     def no_call_fails():
         """While the guest gets 160 words; on a busy host, one may be late."""
         before = statistic(vm, 'timeouts')
-        words = vm.count() + 20 * cpus
-        until(lambda: vm.count() >= words)
+        end = vm.count() + 20 * cpus
+        until(lambda: vm.count() >= end)
         return statistic(vm, 'timeouts') == before
 
-    with feeding(fifo, rate):
+    with fifo.fed(words(rate)):
         vm = guest(fifo.backend, accel=f'tcg,thread={thread}', cpus=cpus,
                    timeout=timeout)
         vm.call(FOR_EVER)

@@ -5,6 +5,8 @@ import fcntl
 import os
 import struct
 import termios
+import threading
+from contextlib import contextmanager
 
 
 def ioctl_int(file, request):
@@ -33,6 +35,30 @@ class Fifo:
     def unread(self):
         """How many of the written bytes were not read yet."""
         return ioctl_int(self._fd, termios.FIONREAD)
+
+    @contextmanager
+    def fed(self, chunks):
+        """Write an iterator's chunks in a thread, while the block runs.
+
+        Half of the FIFO stays free: a write to a full one would not end.
+        """
+        over = threading.Event()
+
+        def feed():
+            for data in chunks:
+                while self.unread() >= 1 << 15 and not over.wait(0.002):
+                    pass
+                if over.is_set():
+                    return
+                self.write(data)
+
+        feeder = threading.Thread(target=feed)
+        feeder.start()
+        try:
+            yield
+        finally:
+            over.set()
+            feeder.join()
 
     def close(self):
         """The FIFO has no writer any more, so it ends."""
