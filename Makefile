@@ -12,6 +12,9 @@ QEMU = $(OUT)/qemu-system-ppc64
 PREFIX = /usr/local
 export PREFIX DESTDIR
 
+# A git hook sets these, but scripts use other repositories, too.
+unexport GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE
+
 .DEFAULT_GOAL = help
 .PHONY: help packages tree qemu peer full build run shell debian check \
 	check-debian bench soak many fuzz coverage docs series install \
