@@ -1,19 +1,29 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The device in a whole Debian: systemd, udev, sshd, rngd and kexec use it."""
+"""The device in a whole Debian: systemd, udev, sshd, rngd and kexec use it.
 
+guests/debian/build installs the Debian.
+"""
+
+import base64
 import re
 import shlex
+import subprocess
 
 import pytest
 
-from testlib import TOP
-from testlib.debian import FULL, LONG, Debian, debian_args, new_disk
+from testlib import GUESTS, OUT, TOP
 from testlib.egd import EgdDaemon
-from testlib.limits import until
-from testlib.linux import CURRENT
-from testlib.machine import machine, migration, spapr_rng, statistic
+from testlib.limits import HANG, until
+from testlib.linux import CURRENT, JOB, Guest
+from testlib.machine import migration, spapr_rng, statistic
 
 pytestmark = pytest.mark.debian
+
+DEBIAN = GUESTS / 'debian'
+FULL = OUT / 'full'     # the build of QEMU that has user networking
+
+# The time limit for many commands, each of which hangs after HANG
+LONG = 10 * HANG
 
 MANUAL = (TOP / 'docs/system/ppc/spapr-rng.rst').read_text()
 
@@ -27,23 +37,58 @@ KEXEC = ('kexec -l /boot/vmlinux --initrd=/boot/initrd '
          '--command-line="$(cat /proc/cmdline)" && systemctl kexec')
 
 
+class Debian(Guest):
+    """A booted Debian, where a check types commands at systemd's debug shell.
+
+    The shell is on the console hvc1.
+    """
+
+    CONSOLE = 'spapr-vty'
+
+    def wait_until_ready(self):
+        """Wait for the shell, which starts early, and for the boot's end."""
+        while b'# ' not in self._received:
+            assert self._receive(LONG), 'no shell'
+        print(self._received.decode(errors='replace'))
+        self._received = b''
+        job = base64.b64encode(JOB.encode()).decode()
+        self.type(f'echo {job} | base64 -d >/run/job; echo; exec sh /run/job')
+        self.lines_until('--- ready')
+        state = self.run('systemctl is-system-running --wait', LONG)
+        assert state == (['running'], 0), self.run('systemctl --failed')
+
+    def until(self, command):
+        """Repeat a command until it succeeds."""
+        until(lambda: self.run(command)[1] == 0, LONG)
+
+    def assert_no_trouble(self):
+        """Check that the kernel has reported no bug."""
+        assert self.run("dmesg | grep -E 'WARNING: CPU|BUG:|Oops'") == ([], 1)
+
+
 @pytest.fixture
-def boot(tmp_path):
-    """A function that boots a Debian, which ends with the test."""
-    machines = []
+def boot(pseries, tmp_path):
+    """A function that boots a Debian. All Debians of a test have one disk.
 
-    def start(*args, name='first', disk=None, **kwargs):
-        directory = tmp_path / name
-        directory.mkdir()
-        machines.append(machine(
-            directory, *debian_args(disk or new_disk(directory),
-                                    directory / 'console'),
-            *args, build=FULL))
-        return Debian(machines[-1], **kwargs)
+    The installed disk, which is below it, is never booted, and does not
+    change. The kernel's watchdog is off: on a busy host, it would report a
+    hang.
+    """
+    disk = tmp_path / 'disk'
+    subprocess.run([FULL / 'qemu-img', 'create', '-q', '-f', 'qcow2', '-b',
+                    DEBIAN / 'disk.img', '-F', 'raw', disk], check=True)
 
-    yield start
-    for vm in machines:
-        vm.shutdown(hard=True)
+    def start(*args, log='console', **kwargs):
+        return Debian(pseries(
+            '-machine', 'x-vof=on', '-cpu', 'POWER9', '-m', '1G', '-smp', '2',
+            '-kernel', str(DEBIAN / 'vmlinux'),
+            '-initrd', str(DEBIAN / 'initrd'), '-append',
+            'root=/dev/vda rw console=hvc0 nowatchdog '
+            'systemd.debug_shell=hvc1',
+            '-serial', f'file:{tmp_path / log}', '-nic', 'user', '-drive',
+            f'file={disk},format=qcow2,if=virtio,cache=unsafe',
+            *args, build=FULL), **kwargs)
+    return start
 
 
 def feed_each_second(guest):
@@ -169,7 +214,7 @@ def test_live_migration(boot, tmp_path):
     until_more(guest)
     before = fed(guest)
 
-    other = boot(*spapr_rng(), name='second', disk=tmp_path / 'first/disk',
+    other = boot(*spapr_rng(), log='second-console',
                  incoming=f'unix:{tmp_path}/socket')
     # The downtime must not keep the migration of a slow host from ending.
     guest.qemu.cmd('migrate-set-parameters', downtime_limit=60000)

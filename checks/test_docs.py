@@ -5,7 +5,6 @@ The build of the manual, a part of the full build, fails at a warning.
 """
 
 import re
-import textwrap
 
 import pytest
 
@@ -13,13 +12,6 @@ from testlib import TOP
 from testlib.programs import run
 
 PAGE = 'system/ppc/spapr-rng'
-
-
-def block(text, first, last):
-    """The lines from one that contains `first` to one that contains `last`."""
-    found = re.search(rf'^[^\n]*{re.escape(first)}.*?{re.escape(last)}', text,
-                      re.MULTILINE | re.DOTALL)
-    return textwrap.dedent(found[0])
 
 
 @pytest.fixture
@@ -65,11 +57,12 @@ def test_readme(told):
     assert stated == options_of(told)
 
 
-@pytest.mark.parametrize('example, first, last', [
-    ('libvirt.xml', '<qemu:commandline>', '</qemu:commandline>'),
-    ('spapr-rng.cfg', '[object "rng0"]', 'rng = "rng0"')])
-def test_example_is_the_tested_one(tree, example, first, last):
+@pytest.mark.parametrize('example, part', [
+    ('libvirt.xml', '<qemu:commandline>.*</qemu:commandline>'),
+    ('spapr-rng.cfg', r'\[object.*')])
+def test_example_is_the_tested_one(tree, example, part):
     """The manual shows the example that other tests run."""
     manual = (tree / f'docs/{PAGE}.rst').read_text()
     tested = (TOP / 'docs/examples' / example).read_text()
-    assert block(manual, first, last) == block(tested, first, last)
+    words = re.search(part, tested, re.DOTALL)[0].split()
+    assert ' '.join(words) in ' '.join(manual.split())

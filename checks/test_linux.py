@@ -3,9 +3,10 @@
 
 import pytest
 
-from testlib import KERNELS, examples
+from testlib import KERNELS
 from testlib.limits import HANG
-from testlib.linux import Console, linux_args
+from testlib.linux import (KNOWN_WORDS_JOB, Console, check_words, linux_args,
+                           make_source)
 from testlib.machine import spapr_rng
 
 # Byte 0 of the vector is the length. The generator is bit 0 of byte 17.
@@ -14,14 +15,14 @@ cd /proc/device-tree
 grep -o hcall-random rtas/ibm,hypertas-functions
 hexdump -s 17 -n 1 -e '"vector %02x\\n"' chosen/ibm,architecture-vec-5
 find ibm,platform-facilities -type d
-{examples.JOB}'''
+{KNOWN_WORDS_JOB}'''
 
 
 @pytest.mark.parametrize('vof', ['on', 'off'], ids=['vof', 'slof'])
 @pytest.mark.parametrize('kernel', KERNELS)
 def test_with_device(tmp_path, pseries, kernel, vof):
     """The driver is in use, and gives words of the source in order."""
-    source = examples.make_source(tmp_path)
+    source = make_source(tmp_path)
     qemu = pseries(*linux_args(kernel, tmp_path, JOB),
                    '-machine', f'x-vof={vof}',
                    *spapr_rng(f'rng-random,filename={source}'))
@@ -33,5 +34,5 @@ def test_with_device(tmp_path, pseries, kernel, vof):
     assert lines[first:first + 4] == [
         'hcall-random', 'vector 80', 'ibm,platform-facilities',
         'ibm,platform-facilities/ibm,random-v1']
-    examples.check_words(lines)
+    check_words(lines)
     assert lines[-1] == '--- job end, status 0'

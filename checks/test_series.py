@@ -16,13 +16,6 @@ def git(tree, *args):
     return done.stdout
 
 
-def checkpatch(tree, *args):
-    done = run(tree / 'scripts/checkpatch.pl', '--no-color', '--terse', *args,
-               cwd=tree)
-    assert done.returncode == 0
-    return done.stdout
-
-
 def series(top=TOP):
     """Each patch with the new files that belong to it."""
     lines = (top / 'patches/series').read_text().splitlines()
@@ -39,11 +32,13 @@ def contents(top):
 
 @pytest.fixture
 def base(tree, tmp_path):
-    """A work tree of QEMU without the series."""
+    """QEMU without the series: a clone, with only the files that it edits."""
     path = tmp_path / 'base'
-    git(tree, 'worktree', 'add', '--detach', path, 'base')
-    yield path
-    git(tree, 'worktree', 'remove', '--force', path)
+    git(tree, 'clone', '-q', '--shared', '--sparse', '--branch=base', tree,
+        path)
+    git(path, 'sparse-checkout', 'add', 'docs/system', 'hw/ppc',
+        'include/hw/ppc', 'target/ppc')
+    return path
 
 
 def test_no_patch_rewrites_another(tree):
@@ -75,9 +70,7 @@ def test_export_is_a_no_op(tree, tmp_path):
         assert 'make the change in build/qemu' in done.stderr
     else:
         assert done.returncode == 0, done.stderr
-        after, before = contents(tmp_path), contents(TOP)
-        assert after.keys() == before.keys()
-        assert [name for name in after if after[name] != before[name]] == []
+        assert contents(tmp_path) == contents(TOP)
 
 
 def test_adapt(tree):
@@ -122,24 +115,32 @@ def test_other_trees_are_refused(tmp_path):
     assert not (tmp_path / 'tree').exists()
 
 
-def test_work_is_not_lost(base, tmp_path):
-    """assemble does not overwrite work that was not exported."""
+def test_work_is_not_lost(tmp_path):
+    """assemble copies a git tree, and does not overwrite work in the copy."""
     shutil.copytree(TOP / 'scripts', tmp_path / 'scripts')
-    (tmp_path / 'patches').mkdir()
-    (tmp_path / 'patches/series').write_text('')
-    clone = tmp_path / 'clone'
-    done = run(tmp_path / 'scripts/assemble', base, clone)
+    series = tmp_path / 'patches/series'
+    source, copy = tmp_path / 'source', tmp_path / 'copy'
+    for file in [series, source / 'hw/ppc/spapr.c',
+                 source / 'subprojects/keycodemapdb/README']:
+        file.parent.mkdir(parents=True)
+        file.touch()
+    (source / 'VERSION').write_text('10.0.0\n')
+    git(source, 'init', '-q')
+    git(source, 'add', '.')
+    git(source, '-c', 'user.name=a', '-c', 'user.email=a@b.example', 'commit',
+        '-q', '-m', 'QEMU')
+    done = run(tmp_path / 'scripts/assemble', source, copy)
     assert done.returncode == 0, done.stderr
-    assert git(base, 'status', '--porcelain') == ''
-    assert git(clone, 'rev-parse', 'base^{tree}') == \
-        git(base, 'rev-parse', 'HEAD^{tree}')
+    assert git(source, 'status', '--porcelain') == ''
+    assert git(copy, 'rev-parse', 'base^{tree}') == \
+        git(source, 'rev-parse', 'HEAD^{tree}')
 
-    (clone / 'VERSION').write_text('0.0.0\n')
-    (tmp_path / 'patches/series').write_text('# changed\n')
-    done = run(tmp_path / 'scripts/assemble', base, clone)
+    (copy / 'VERSION').write_text('0.0.0\n')
+    series.write_text('# changed\n')
+    done = run(tmp_path / 'scripts/assemble', source, copy)
     assert done.returncode == 1
     assert 'make export' in done.stderr
-    assert (clone / 'VERSION').read_text() == '0.0.0\n'
+    assert (copy / 'VERSION').read_text() == '0.0.0\n'
 
 
 def test_mails(tree, base, tmp_path):
@@ -171,14 +172,10 @@ def test_commit_messages(tree):
 @pytest.mark.parametrize('part', ['base..without-peer^',
                                   'without-peer..series'])
 def test_checkpatch(tree, part):
-    assert not re.search('ERROR|WARNING', checkpatch(tree, part))
-
-
-def test_checkpatch_whole_files(tree):
-    sources = [file for _, *files in series() for file in files
-               if file.endswith(('.c', '.h'))]
-    assert sources
-    checkpatch(tree, '--strict', '-f', *sources)
+    done = run('scripts/checkpatch.pl', '--no-color', '--terse', part,
+               cwd=tree)
+    assert done.returncode == 0
+    assert not re.search('ERROR|WARNING', done.stdout)
 
 
 def test_backends_alone(tree, out):

@@ -7,6 +7,7 @@ import subprocess
 import time
 
 from testlib import GUESTS
+from testlib.bare_metal import source_bytes
 from testlib.limits import HANG
 from testlib.machine import until_saved
 
@@ -28,6 +29,35 @@ while read -r command; do
     echo "--- status $?"
 done
 '''
+
+
+def read_hwrng(size):
+    """A command that prints bytes of /dev/hwrng as hexadecimal digits."""
+    return (f'dd if=/dev/hwrng bs={size} count=1 2>/dev/null | '
+            "hexdump -v -e '/1 \"%02x\"'; echo")
+
+
+def words_of(data):
+    """The bytes in the order of the source: Linux stores words reversed."""
+    return b''.join(data[i:i + 8][::-1] for i in range(0, len(data), 8))
+
+
+# A job that shows which words of a known source Linux gets from the device
+KNOWN_WORDS_JOB = f'echo "current $(cat {CURRENT})"; {read_hwrng(1024)}\n'
+
+
+def make_source(directory):
+    """Write the file of known words."""
+    path = directory / 'source'
+    path.write_bytes(source_bytes(0, 16384))
+    return path
+
+
+def check_words(lines):
+    """The job has used the driver, and got consecutive words of the source."""
+    data = bytes.fromhex(lines[lines.index('current pseries_rng') + 1])
+    assert len(data) == 1024
+    assert words_of(data) in source_bytes(0, 16384)
 
 
 def cpio(root, names):
@@ -154,15 +184,11 @@ class Guest(Console):
         assert status == 0, f'{command}: {lines}'
         return lines
 
-    def waits(self):
-        """Whether the command has neither ended nor printed anything yet."""
-        return not self._received and not self._receive(0)
-
     def quit(self):
-        """End QEMU, and return its messages."""
+        """End QEMU; return its messages, without its name and severities."""
         self.qemu.cmd('quit')
         self.qemu.wait(timeout=HANG)
         assert self.qemu.exitcode() == 0
         log = self.qemu.get_log()
         print(log)
-        return log.splitlines()
+        return [line.split(': ', 2)[-1] for line in log.splitlines()]

@@ -41,10 +41,9 @@ def make_initrd(kernel, directory, image):
         subprocess.run(['powerpc64le-linux-gnu-strip', '-o',
                         root / 'root' / name, source], check=True)
     compile_for_guest('testlib/deny-enable-cap.c', root / 'root', '-s')
-    compile_for_guest('guests/ipi-times.c', directory, '-s', '-pthread')
     shutil.copy(image, root / 'root/image')
-    for file in ('/usr/share/qemu/vof.bin', TCG, linux.initrd_with_job(
-            kernel, directory, linux.JOB, ['ipi-times'])):
+    for file in ('/usr/share/qemu/vof.bin', TCG,
+                 linux.initrd_with_job(kernel, directory, linux.JOB)):
         shutil.copy(file, root / 'root')
     (root / 'root/known').write_bytes(bare_metal.source_bytes(0, KNOWN))
     (root / 'job').write_text(JOB)

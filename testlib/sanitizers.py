@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """How to run a QEMU with sanitizers, and to read their reports."""
 
-from pathlib import Path
-
-HERE = Path(__file__).resolve().parent
+from testlib import TOP
 
 # For an incoming migration, QEMU unlocks the BQL in a coroutine. The thread
 # sanitizer takes the coroutine for another thread, and from then on does not
@@ -19,13 +17,13 @@ def environment(log):
         # unseen by the sanitizers.
         'G_SLICE': 'always-malloc',
         'ASAN_OPTIONS': common + 'detect_leaks=1:fast_unwind_on_malloc=0',
-        'LSAN_OPTIONS': f'suppressions={HERE}/leak.supp:'
+        'LSAN_OPTIONS': f'suppressions={TOP}/testlib/leak.supp:'
                         'print_suppressions=0',
         'UBSAN_OPTIONS': common + 'halt_on_error=1:print_stacktrace=1',
         # A thread of QEMU holds more locks at a time than the detector of
         # deadlocks supports.
-        'TSAN_OPTIONS': common + f'suppressions={HERE}/thread.supp:exitcode=0:'
-                        'detect_deadlocks=0:atexit_sleep_ms=0',
+        'TSAN_OPTIONS': common + 'detect_deadlocks=0:atexit_sleep_ms=0:'
+                        f'exitcode=0:suppressions={TOP}/testlib/thread.supp',
     }
 
 

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""docs/examples/libvirt.xml on the installed QEMU; sources it is denied."""
+"""The examples of docs/examples/ and of the manual, on the installed QEMU.
+
+They run with the paths of this build, and with a source of known words.
+"""
 
 import os
 import re
+import shlex
 import subprocess
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,16 +14,25 @@ from pathlib import Path
 import pytest
 
 from testlib import TOP
-from testlib.examples import (BINARY, EXAMPLES, SOURCE, check_words,
-                              linux_properties, make_source, replaced)
-from testlib.limits import until
-from testlib.machine import TCG
+from testlib.limits import HANG, until
+from testlib.linux import (KNOWN_WORDS_JOB, check_words, linux_args,
+                           make_source)
+from testlib.machine import TCG, device
 from testlib.programs import run
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0,
-                                reason='the system daemon needs root')
-
+EXAMPLES = TOP / 'docs/examples'
+CONFIG = EXAMPLES / 'spapr-rng.cfg'
+UNIT = EXAMPLES / 'pseries@.service'
 DOMAIN = EXAMPLES / 'libvirt.xml'
+BINARY = '/usr/bin/qemu-system-ppc64'
+SOURCE = '/dev/urandom'
+
+# The kernel runs poweroff_cmd when QEMU presses the power button.
+UNTIL_POWER_OFF = '''
+echo '/bin/poweroff -f' >/proc/sys/kernel/poweroff_cmd
+echo '--- ready'
+sleep 1000
+'''
 
 # The system daemon, whose directories and user are private to it
 SYSTEM = r'''
@@ -42,6 +55,56 @@ exec libvirtd'''
 DENIED = '/dev/kmsg'
 ARGUMENTS = '<qemu:commandline>.*?</qemu:commandline>'
 ACL = 'cgroup_device_acl = ["/dev/null", "/dev/ptmx", "/dev/kmsg"]'
+
+
+def replaced(text, values):
+    """The text of an example, with each old value replaced by a new one."""
+    for old, new in values.items():
+        assert old in text
+        text = text.replace(old, str(new))
+    return text
+
+
+@pytest.fixture
+def unit(tmp_path, installed):
+    """The example unit, edited to run a guest named linux on this host."""
+    (tmp_path / 'linux.cfg').write_text(
+        TCG.read_text() + '  type = "pseries"\n  accel = "tcg"\n')
+    (tmp_path / CONFIG.name).write_text(
+        replaced(CONFIG.read_text(), {SOURCE: make_source(tmp_path)}))
+    path = tmp_path / UNIT.name
+    path.write_text(replaced(UNIT.read_text(), {
+        BINARY: installed / 'bin/qemu-system-ppc64', '/etc/qemu': tmp_path}))
+    return path
+
+
+def test_unit(unit, tmp_path):
+    """ExecStart boots Linux, which gets words of the source; ExecStop ends it.
+
+    systemd would take the lines apart in the same way.
+    """
+    verified = run('systemd-analyze', 'verify', '--man=no',
+                   '--recursive-errors=no', unit)
+    assert (verified.returncode, verified.stderr) == (0, '')
+    text = replaced(unit.read_text().replace('\\\n', ' '),
+                    {'%i': 'linux', '%t': tmp_path})
+    start, stop = (shlex.split(line) for line in
+                   re.findall('^Exec(?:Start|Stop)=(.*)', text, re.M))
+    start += linux_args('6.1', tmp_path, KNOWN_WORDS_JOB + UNTIL_POWER_OFF)
+    (tmp_path / 'qemu-linux').mkdir()
+    console = tmp_path / 'console'
+    with open(console, 'wb') as log, subprocess.Popen(
+            start, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as qemu:
+        try:
+            until(lambda: b'--- ready' in console.read_bytes() or
+                  qemu.poll() is not None)
+            with subprocess.Popen(stop, env={
+                    **os.environ, 'MAINPID': str(qemu.pid)}) as stopper:
+                assert qemu.wait(HANG) == 0
+                assert stopper.wait(HANG) == 0
+        finally:
+            qemu.kill()
+    check_words(console.read_text(errors='replace').splitlines())
 
 
 @contextmanager
@@ -79,19 +142,18 @@ def domain(tmp_path, installed):
     return write
 
 
-def test_example(domain, tmp_path):
-    """The example is valid, libvirt runs it, and Linux gets random words."""
+def test_libvirt(domain, tmp_path):
+    """The example is valid, libvirt runs it, and Linux gets random words.
+
+    All of QEMU's firmware is the installed one, here SLOF.
+    """
     assert run('virt-xml-validate', DOMAIN, 'domain').returncode == 0
-    linux = linux_properties(tmp_path)
     console = tmp_path / 'console'
     path = domain(DOMAIN.read_text(), {
         SOURCE: make_source(tmp_path),
-        '</os>': f'<kernel>{linux["kernel"]}</kernel>'
-                 f'<initrd>{linux["initrd"]}</initrd>'
-                 f'<cmdline>{linux["append"]}</cmdline></os>',
         "<console type='pty'/>":
             f'<console type="file"><source path="{console}"/></console>',
-    }, '-machine', 'x-vof=on')
+    }, *linux_args('6.1', tmp_path, KNOWN_WORDS_JOB), '-machine', 'x-vof=off')
     with system_daemon(tmp_path) as virsh:
         assert virsh('create', path).returncode == 0
         until(lambda: virsh('list', '--name').stdout.strip() == '')
@@ -114,3 +176,15 @@ def test_denied(domain, tmp_path, way, starts):
         done = virsh('create', path)
     assert (done.returncode == 0) == starts
     assert starts or f"Could not open '{DENIED}'" in done.stderr
+
+
+def test_backend_before_start(guest, tmp_path):
+    """With -preconfig, object-add can make the backend of -device."""
+    vm = guest(None, '-preconfig', '-device',
+               device(rng='rng0', health_test='off'))
+    vm.qemu.cmd('object-add', qom_type='rng-random', id='rng0',
+                filename=str(make_source(tmp_path)))
+    vm.qemu.cmd('x-exit-preconfig')
+    vm.call()
+    vm.gets_a_word_each()
+    vm.quit()
