@@ -132,12 +132,12 @@ def failing_read(tmp_path_factory):
 def spied(failing_read, guest, tmp_path):
     """A function that starts a guest on a source whose reads can fail.
 
-    The function returns the guest and the shared ints: an errno, the number of
-    reads, and the further ints that testlib/slow_source.py names.
+    The function returns the guest, and the shared ints that
+    testlib/slow_source.py names.
     """
-    def start(source, error=0, **properties):
+    def start(source):
         control, wrapper = slow_source.preload(
-            failing_read, source, tmp_path / 'control', [error])
+            failing_read, source, tmp_path / 'control')
         return guest(random_backend(source), timeout=0,
-                     wrapper=wrapper, **properties), control
+                     wrapper=wrapper), control
     return start

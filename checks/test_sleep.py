@@ -12,11 +12,6 @@ from testlib.limits import until
 from testlib.machine import add_disk, cpu_share, hmp, statistic
 
 
-def wait(vm, cpus):
-    vm.call(cpus=cpus)
-    until(lambda: all(vm.get(cpu, START) for cpu in cpus))
-
-
 def exclusive_us(vm):
     """
     Durations in microseconds of atomic operations of vCPU 0.
@@ -39,7 +34,7 @@ def test_exclusive_sections(guest, fifo):
     def is_quick():
         """Measure both soon after each other, as the host may become busy."""
         idle = statistics.median(exclusive_us(vm))
-        wait(vm, range(1, vm.cpus))
+        vm.begin(range(1, vm.cpus))
         durations = exclusive_us(vm)
         assert not any(map(vm.done, range(1, vm.cpus)))
         fifo.write(source_bytes(0, 8))
@@ -55,7 +50,7 @@ def test_exclusive_sections_and_monitor(guest, fifo, tmp_path):
     """vCPUs stop and go on, although exclusive operations never cease."""
     vm = guest(fifo.backend, cpus=5, timeout=0)
     add_disk(vm.qemu, tmp_path)
-    wait(vm, range(1, 5))
+    vm.begin(range(1, 5))
     vm.call(10 ** 9, cpus=[0], record=ATOMIC)
     for _ in range(5):
         for _ in range(10):
@@ -83,7 +78,7 @@ def test_clock(guest, fifo, sleep, cpus, interrupts):
     vm = guest(fifo.backend, icount=f'shift=3,sleep={sleep}', cpus=cpus,
                interrupts=interrupts, timeout=0)
     start = time.monotonic()
-    wait(vm, range(cpus))
+    vm.begin()
     if interrupts:
         for cpu in range(cpus):
             before = vm.get(cpu, TICKS)
@@ -107,7 +102,7 @@ def test_tries_of_many(guest, fifo, way):
     """
     cpus = 64
     vm = guest(fifo.backend, **way, cpus=cpus, timeout=0)
-    wait(vm, range(cpus))
+    vm.begin()
     until(lambda: statistic(vm, 'waits') == cpus)
     start = time.monotonic()
 

@@ -146,11 +146,17 @@ class Guest:
         until(lambda: self.done(0))
         assert self._peek(RTAS_ARGS + 24) >> 32 == 0
 
-    def calls_wait(self):
-        """Whether each vCPU waits in its call, some time after it began."""
-        until(lambda: all(self.get(cpu, START) for cpu in range(self.cpus)))
+    def calls_wait(self, cpus=None):
+        """Whether vCPUs wait in their calls, some time after these began."""
+        cpus = cpus or range(self.cpus)
+        until(lambda: all(self.get(cpu, START) for cpu in cpus))
         time.sleep(0.05)
-        return not any(map(self.done, range(self.cpus)))
+        return not any(map(self.done, cpus))
+
+    def begin(self, cpus=None):
+        """Have vCPUs make a call each, which must wait."""
+        self.call(cpus=cpus)
+        assert self.calls_wait(cpus)
 
     def count(self):
         """How many recorded calls have returned."""

@@ -36,7 +36,6 @@
  * @bytes: the number of bytes so far
  * @ended: the number of reads that have returned
  * @others: the number of reads by other threads than QEMU's readers
- * @hangs: a read waits for more chunks than @chunks_most
  * @short_reads: a read gives what is left of a chunk, without waiting for more
  * @no_threads: the program cannot make threads
  * @inode: the number of another file on the same filesystem that is used
@@ -52,7 +51,6 @@ typedef struct Control {
     int bytes;
     int ended;
     int others;
-    int hangs;
     int short_reads;
     int no_threads;
     int inode;
@@ -93,10 +91,8 @@ static void make_chunk(void)
 {
     usleep(control->chunk_us);
     while (control->chunks >= control->chunks_most) {
-        control->hangs = true;
         usleep(1000);
     }
-    control->hangs = false;
     count(&control->chunks, 1);
 }
 

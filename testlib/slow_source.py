@@ -3,8 +3,6 @@
 
 import mmap
 import os
-import re
-import subprocess
 import time
 from pathlib import Path
 
@@ -19,7 +17,7 @@ FOR_EVER = 2 ** 31 - 1
 
 # The indices of the ints of struct Control in failing-read.c
 (ERROR, CALLS, CHUNK, CHUNK_US, CHUNKS_MOST, CHUNKS, BYTES, ENDED, OTHERS,
- HANGS, SHORT_READS, NO_THREADS, INODE) = range(13)
+ SHORT_READS, NO_THREADS, INODE) = range(12)
 
 
 def build(directory):
@@ -28,28 +26,26 @@ def build(directory):
                      '-ldl')
 
 
-def preload(library, source, path, control=()):
+def preload(library, source, path):
     """
     Returns the ints that the library shares, and the command that preloads it.
 
     library: the path that build() returned
-    path: the file with the shared ints
-    control: the values of the first ints; the other ints are 0
+    path: the file with the shared ints, which are 0 at first
     """
     path.write_bytes(bytes(mmap.PAGESIZE))
     with open(path, 'rb+') as file:
         shared = memoryview(mmap.mmap(file.fileno(), 0)).cast('i')
-    for i, value in enumerate(control):
-        shared[i] = value
     return shared, ['env', f'LD_PRELOAD={library}', f'FAILING_FILE={source}',
                     f'FAILING_CONTROL={path}']
 
 
 class SlowSource:
     """
-    A file of random bytes, which come in chunks.
+    A file of random bytes, which come in chunks of some milliseconds.
 
     library: the path that build() returned
+    chunk: its size; 0: any number of bytes comes at once
     most: how many chunks there are; a read beyond the last chunk never returns
     short: a read gives what is left of a chunk, and does not wait for more
     """
@@ -59,11 +55,11 @@ class SlowSource:
         self.path = Path(directory) / 'slow-source'
         self.path.write_bytes(os.urandom(SIZE))
         self.backend = f'rng-random,filename={self.path}'
-        self._library = library
         self._control, self.wrapper = preload(
-            library, self.path, self.path.with_name('slow-control'),
-            [0, 0, chunk, round(ms * 1000), most])
+            library, self.path, self.path.with_name('slow-control'))
+        self._control[CHUNKS_MOST] = most
         self._control[SHORT_READS] = short
+        self.slow_down(chunk, ms)
 
     @property
     def given(self):
@@ -77,8 +73,12 @@ class SlowSource:
 
     @property
     def hangs(self):
-        """Whether a read does not return, because no chunk is left."""
-        return bool(self._control[HANGS])
+        """Whether a read waits for a chunk that does not come.
+
+        A read that gets the last chunk now hangs for some microseconds, too.
+        """
+        return self.is_read and \
+            self._control[CHUNKS] >= self._control[CHUNKS_MOST]
 
     @property
     def other_reads(self):
@@ -90,31 +90,23 @@ class SlowSource:
         """
         return self._control[OTHERS]
 
+    def share_read(self):
+        """The share of about a second in which a read is in progress."""
+        samples = 500
+        reads = 0
+        for _ in range(samples):
+            time.sleep(0.002)
+            reads += self.is_read
+        return reads / samples
+
     def allow(self, chunks):
         """Allow at most so many more chunks."""
         self._control[CHUNKS_MOST] = self._control[CHUNKS] + chunks
 
-    def heal(self):
-        """Remove the limit of chunks."""
-        self._control[CHUNKS_MOST] = FOR_EVER
-
-    def slow_down(self, ms):
-        """From now on, each chunk takes so many milliseconds."""
+    def slow_down(self, chunk, ms):
+        """From now on, each read waits for chunks."""
         self._control[CHUNK_US] = ms * 1000
-
-    def plain_rate(self, size):
-        """Bytes per second of a program that only reads the source."""
-        control, wrapper = preload(self._library, self.path,
-                                   self.path.with_name('plain-control'))
-        for field in CHUNK, CHUNK_US, CHUNKS_MOST, SHORT_READS:
-            control[field] = self._control[field]
-        done = subprocess.run(
-            [*wrapper, 'LC_ALL=C', 'dd', f'if={self.path}', 'of=/dev/null',
-             'bs=512', f'count={-(-size // 512)}'],
-            check=True, capture_output=True, text=True)
-        read, seconds = re.search(r'^(\d+) bytes.* copied, (\S+) s',
-                                  done.stderr, re.MULTILINE).groups()
-        return int(read) / float(seconds)
+        self._control[CHUNK] = chunk
 
 
 def latencies(vm, count):
