@@ -363,8 +363,9 @@ class HRandom(RuleBasedStateMachine):
     def teardown(self):
         """The end of an example, which Hypothesis may have cut short."""
         cut_short = sys.exc_info()[0]
-        self.settle()
-        self.clean_up()
+        if self.sources:
+            self.settle()
+            self.clean_up()
         for source in self.sources:
             source.close()
         shutil.rmtree(self.directory, ignore_errors=True)
