@@ -21,7 +21,12 @@ from testlib.sources import random_backend  # noqa: E402
 
 
 def pytest_configure(config):
-    """Leave out slow checks unless -m asks for them."""
+    """Leave out slow checks unless -m asks for them.
+
+    Forget the repository of a git hook: checks use others.
+    """
+    for name in 'GIT_DIR', 'GIT_WORK_TREE', 'GIT_INDEX_FILE':
+        os.environ.pop(name, None)
     config.addinivalue_line('markers', 'debian: boots a whole Debian')
     config.option.markexpr = config.option.markexpr or 'not debian'
 

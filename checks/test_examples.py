@@ -53,6 +53,8 @@ exec libvirtd'''
 # A character device of root's stands for /dev/hwrng, which not every host has:
 # libvirt does not let a guest use it, either.
 DENIED = '/dev/kmsg'
+needs_root = pytest.mark.skipif(os.geteuid() != 0,
+                                reason='the system daemon needs root')
 ARGUMENTS = '<qemu:commandline>.*?</qemu:commandline>'
 ACL = 'cgroup_device_acl = ["/dev/null", "/dev/ptmx", "/dev/kmsg"]'
 
@@ -142,6 +144,7 @@ def domain(tmp_path, installed):
     return write
 
 
+@needs_root
 def test_libvirt(domain, tmp_path):
     """The example is valid, libvirt runs it, and Linux gets random words.
 
@@ -160,6 +163,7 @@ def test_libvirt(domain, tmp_path):
     check_words(console.read_text(errors='replace').splitlines())
 
 
+@needs_root
 @pytest.mark.parametrize('way, starts', [
     ('argument', False), ('element', True), ('acl', True)])
 def test_denied(domain, tmp_path, way, starts):
@@ -176,6 +180,14 @@ def test_denied(domain, tmp_path, way, starts):
         done = virsh('create', path)
     assert (done.returncode == 0) == starts
     assert starts or f"Could not open '{DENIED}'" in done.stderr
+
+
+def test_device_del(guest):
+    """QEMU refuses to unplug the device."""
+    vm = guest('rng-builtin')
+    answer = vm.qemu.qmp('device_del', id='hrandom')
+    assert 'does not support hotplugging' in answer['error']['desc']
+    vm.quit()
 
 
 def test_backend_before_start(guest, tmp_path):

@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import time
 
 import pytest
 
@@ -103,6 +104,7 @@ def test_both_on_fifo(boot, fifo):
 
     select('virtio_rng.0')
     guest.type(READ)
+    time.sleep(1)   # The read begins before there is data.
     source = os.urandom(32768)
     fifo.open()
     fifo.write(source)

@@ -40,13 +40,14 @@ class Fifo:
     def fed(self, chunks):
         """Write an iterator's chunks in a thread, while the block runs.
 
-        Half of the FIFO stays free: a write to a full one would not end.
+        A write to a full FIFO would not end. A FIFO has 16 pages, and a write
+        may leave half of one unused.
         """
         over = threading.Event()
 
         def feed():
             for data in chunks:
-                while self.unread() >= 1 << 15 and not over.wait(0.002):
+                while self.unread() >= 1 << 14 and not over.wait(0.002):
                     pass
                 if over.is_set():
                     return
