@@ -35,10 +35,7 @@ from testlib.tracked import EgdSource, FifoSource
 SECONDS = int(os.environ.get('FUZZ_SECONDS', 120))
 SAVES = 2       # of an example, since saving takes long
 POOL = 16384    # bytes, if a machine of MACHINES has no pool_size
-
-# While Hypothesis shrinks a fault, a call hangs after as many seconds: HANG is
-# too long to wait for each example.
-PATIENCE_TO_SHRINK = 10
+HANGS = -1      # an error for which reads do not return
 
 # vCPUs, whether the source is an EGD daemon, and options of bare_metal.Guest
 MACHINES = {
@@ -277,13 +274,10 @@ class HRandom(RuleBasedStateMachine):
         for which in self.added.copy():
             assert self.remove(which) == (which != self.current)
 
-    @step(size=one_of(integers(1, 40), integers(41, 5000)))
-    def feed(self, size):
-        self.sources[0].feed(size)
-
-    @step(size=integers(1, 2000))
-    def feed_other(self, size):
-        self.sources[1].feed(size)
+    @step(which=sampled_from([0, 0, 1]),
+          size=one_of(integers(1, 40), integers(41, 5000)))
+    def feed(self, which, size):
+        self.sources[which].feed(size)
 
     @precondition(lambda self: self.lossy and self.tested and not self.egd)
     @step(words=integers(2, 1300))
@@ -299,17 +293,12 @@ class HRandom(RuleBasedStateMachine):
     def end(self):
         self.sources[0].close()
 
-    @step()
-    def fail(self):
+    @step(error=sampled_from([errno.EIO, HANGS]))
+    def fail(self, error):
         if self.egd:
             self.sources[0].hang_up()
         else:
-            self.control[slow_source.ERROR] = errno.EIO
-
-    @precondition(lambda self: not self.egd)
-    @step()
-    def hang(self):
-        self.control[slow_source.ERROR] = -1
+            self.control[slow_source.ERROR] = error
 
     @precondition(lambda self: not self.egd)
     @step(size=integers(1, 64), milliseconds=integers(1, 50), short=booleans())
@@ -348,7 +337,8 @@ class HRandom(RuleBasedStateMachine):
         if self.current:
             self.swap_sources()
         self.words = float('inf')
-        until(self.serves, PATIENCE_TO_SHRINK if self.found else HANG)
+        # While Hypothesis shrinks, HANG is too long to wait for each example.
+        until(self.serves, 10 if self.found else HANG)
         answered = self.results.total()
         assert self.called == answered or \
             self.restarts and self.called < answered
