@@ -65,6 +65,8 @@ def guarded(function):
     """
     @functools.wraps(function)
     def run(self, **values):
+        # The rules that Hypothesis may choose depend on it, too.
+        self.saves += function.__name__ in ('save', 'move')
         if self.fault:
             return
         self.steps.append(f'{function.__name__}({values})')
@@ -123,6 +125,7 @@ class HRandom(RuleBasedStateMachine):
             # Interrupts wake a vCPU that waits: only some should.
             self.guest.set(cpu, INTERRUPTS, cpu == 0)
         self.end_faults()
+        self.add_chardev()
         self.use(0)
         self.guest.reset()
         if swap:
@@ -134,13 +137,16 @@ class HRandom(RuleBasedStateMachine):
             self.library, self.work, self.work / 'control')
         cls.guest = self.make(*args, wrapper=wrapper, **options)
 
+    def add_chardev(self):
+        if self.egd:
+            self.guest.qemu.cmd('chardev-add', id='egd',
+                                backend=self.sources[0].chardev)
+
     def use(self, which):
         """Make the device use a source; add its backend if there is none."""
-        source, cmd = self.sources[which], self.guest.qemu.cmd
         if which not in self.added:
-            if source.chardev:
-                cmd('chardev-add', id='egd', backend=source.chardev)
-            cmd('object-add', **source.options, id=f'backend{which}')
+            self.guest.qemu.cmd('object-add', **self.sources[which].options,
+                                id=f'backend{which}')
         self.added.add(which)
         self.current = which
         set_property(self.guest, 'rng', f'backend{which}')
@@ -149,8 +155,6 @@ class HRandom(RuleBasedStateMachine):
         """Delete a backend; returns whether QEMU did."""
         if 'error' in self.guest.qemu.qmp('object-del', id=f'backend{which}'):
             return False
-        if self.sources[which].chardev:
-            self.guest.qemu.cmd('chardev-remove', id='egd')
         self.added.remove(which)
         return True
 
@@ -235,14 +239,12 @@ class HRandom(RuleBasedStateMachine):
     @precondition(lambda self: self.saves < SAVES)
     @step()
     def save(self):
-        self.saves += 1
         self.guest.save(self.directory / 'state')
         self.go_on()
 
     @precondition(lambda self: self.saves < SAVES)
     @step()
     def move(self):
-        self.saves += 1
         self.go_on()
         self.guest.save(self.directory / 'state')
         self.guest.quit()
@@ -250,6 +252,7 @@ class HRandom(RuleBasedStateMachine):
         self.start('-incoming', 'defer', ram=self.guest.ram)
         self.control[slow_source.INODE] = self.sources[0].inode
         self.added.clear()
+        self.add_chardev()
         self.use(self.current)
         self.guest.restore(self.directory / 'state')
 
@@ -349,6 +352,8 @@ class HRandom(RuleBasedStateMachine):
     def clean_up(self):
         set_property(self.guest, 'rng', 'rng0')
         assert all(map(self.remove, self.added.copy()))
+        if self.egd:
+            self.guest.qemu.cmd('chardev-remove', id='egd')
 
     def teardown(self):
         """The end of an example, which Hypothesis may have cut short."""

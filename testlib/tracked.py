@@ -55,8 +55,6 @@ class Source:
 
 
 class FifoSource(Source, Fifo):
-    chardev = None
-
     def __init__(self, directory):
         Source.__init__(self, directory)
         Fifo.__init__(self, directory)
