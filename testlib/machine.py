@@ -39,9 +39,14 @@ class Machine(QEMUMachine):
 
     @property
     def _harness_args(self):
-        """The monitor as all versions know it: 7.2 lacks monitor-qmp."""
+        """The monitor as QEMU 7.2 knows it, which lacks monitor-qmp.
+
+        A newer QEMU warns that -mon is deprecated.
+        """
         args = super()._harness_args
-        return args and [*args[:-2], '-mon', 'chardev=mon,mode=control']
+        if args and 'qemu-7.2' in self._binary:
+            return [*args[:-2], '-mon', 'chardev=mon,mode=control']
+        return args
 
 
 def machine(directory, *args, accel='tcg', icount=None, build=OUT / KIND,
