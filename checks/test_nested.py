@@ -65,11 +65,10 @@ def empty_fifo(l1):
     l1.run('timeout 0.1 cat fifo >/dev/null')
 
 
-def waiting(l1, *args, timeout=0, **kwargs):
+def waiting(l1, *args, **kwargs):
     """Start an L2, each of whose vCPUs waits in its first call."""
     empty_fifo(l1)
-    l2 = L2(l1, f'{RNG}fifo', *args, cpus=2, rng='rng0', timeout=timeout,
-            **kwargs)
+    l2 = L2(l1, f'{RNG}fifo', *args, cpus=2, rng='rng0', timeout=0, **kwargs)
     l2.call()
     assert l2.calls_wait()
     return l2
@@ -214,7 +213,9 @@ def test_interrupts(l1):
 
 
 def test_timeout(l1):
-    l2 = waiting(l1, timeout=2000)
+    empty_fifo(l1)
+    l2 = L2(l1, f'{RNG}fifo', cpus=2, rng='rng0', timeout=2000)
+    l2.call()
     l2.finish()
     assert [l2.results(cpu)[0][0] for cpu in range(2)] == [H_HARDWARE] * 2
     assert 1.9 < l2.seconds((0, 1))
