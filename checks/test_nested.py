@@ -69,8 +69,7 @@ def waiting(l1, *args, **kwargs):
     """Start an L2, each of whose vCPUs waits in its first call."""
     empty_fifo(l1)
     l2 = L2(l1, f'{RNG}fifo', *args, cpus=2, rng='rng0', timeout=0, **kwargs)
-    l2.call()
-    assert l2.calls_wait()
+    l2.begin()
     return l2
 
 
@@ -383,6 +382,5 @@ def test_elsewhere(boot, source, kernel, api):
     l2.qemu.cmd('stop')
     l2.qemu.cmd('cont')
     give(l2)
-    l2.call()
-    assert l2.calls_wait()
+    l2.begin()
     l2.quit()

@@ -36,18 +36,21 @@ class Fifo:
         """How many of the written bytes were not read yet."""
         return ioctl_int(self._fd, termios.FIONREAD)
 
+    def has_room(self):
+        """Whether a write of some pages ends: one to a full FIFO would not.
+
+        A FIFO has 16 pages, and a write may leave half of one unused.
+        """
+        return self.unread() < 1 << 14
+
     @contextmanager
     def fed(self, chunks):
-        """Write an iterator's chunks in a thread, while the block runs.
-
-        A write to a full FIFO would not end. A FIFO has 16 pages, and a write
-        may leave half of one unused.
-        """
+        """Write an iterator's chunks in a thread, while the block runs."""
         over = threading.Event()
 
         def feed():
             for data in chunks:
-                while self.unread() >= 1 << 14 and not over.wait(0.002):
+                while not self.has_room() and not over.wait(0.002):
                     pass
                 if over.is_set():
                     return

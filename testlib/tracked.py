@@ -63,8 +63,7 @@ class FifoSource(Source, Fifo):
 
     def feed(self, size, data=None):
         self.open()
-        # The FIFO has 16 pages; a write may leave half of one unused.
-        if self.unread() < 1 << 14:
+        if self.has_room():
             data = data or self.ahead(size)
             self.given += data
             self.write(data)
