@@ -241,14 +241,7 @@ def test_takes_no_commands(guest, tmp_path, peer):
 
 def test_unasked(daemon, start):
     """A daemon that sends without reading commands is a source, too."""
-    def flood(connection):
-        with contextlib.suppress(OSError):
-            while True:
-                data = os.urandom(4096)
-                daemon.given += data
-                connection.sendall(data)
-
-    daemon._serve = flood
+    daemon.unasked = True
     daemon.start()
     guest = start(pool_size=8)
     guest.call(2000)

@@ -12,17 +12,14 @@ import errno
 import functools
 import os
 import shutil
-import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
-from hypothesis.stateful import (RuleBasedStateMachine, initialize,
-                                 precondition, rule,
+from hypothesis.stateful import (initialize, precondition,
                                  run_state_machine_as_test)
 from hypothesis.strategies import booleans, integers, one_of, sampled_from
 
@@ -30,6 +27,7 @@ from testlib import OUT, bare_metal, slow_source
 from testlib.hcalls import COUNT, DAMAGE, H_HARDWARE, H_SUCCESS, INTERRUPTS
 from testlib.limits import HANG, until
 from testlib.machine import set_property
+from testlib.timed import TimedStateMachine, guarded, step
 from testlib.tracked import EgdSource, FifoSource
 
 SECONDS = int(os.environ.get('FUZZ_SECONDS', 120))
@@ -53,36 +51,11 @@ MACHINES = {
 }
 
 
-class Found(Exception):
-    """An example found a fault."""
+may_save = precondition(
+    lambda self: self.taken['save'] + self.taken['move'] < SAVES)
 
 
-def guarded(function):
-    """Note what fails; after that, do nothing.
-
-    So Hypothesis sees all examples end in teardown(), wherever timing makes a
-    fault show.
-    """
-    @functools.wraps(function)
-    def run(self, **values):
-        # The rules that Hypothesis may choose depend on it, too.
-        self.saves += function.__name__ in ('save', 'move')
-        if self.fault:
-            return
-        self.steps.append(f'{function.__name__}({values})')
-        try:
-            function(self, **values)
-            self.check()
-        except Exception:
-            self.fault = traceback.format_exc(-3, chain=False)
-    return run
-
-
-def step(**arguments):
-    return lambda function: rule(**arguments)(guarded(function))
-
-
-class HRandom(RuleBasedStateMachine):
+class HRandom(TimedStateMachine):
     """An example, which begins with a reset and with new sources.
 
     Source 0 may fail; source 1, a FIFO, may replace it. The test makes a
@@ -90,21 +63,15 @@ class HRandom(RuleBasedStateMachine):
     """
 
     guest = None
-    found = False
-    examples = 0
 
     def __init__(self):
         super().__init__()
-        type(self).examples += 1
-        self.steps = []
-        self.fault = None
         self.sources = []
         self.current = 0        # which source the device uses
         self.added = set()      # which sources have a backend
         self.called = 0
         self.seen = Counter()   # results of each vCPU
         self.results = Counter()
-        self.saves = 0
         self.restarts = 0       # resets and migrations
         self.frozen = None      # the results of a guest that is stopped
         self.old = 0            # words that may come from earlier sources
@@ -199,13 +166,10 @@ class HRandom(RuleBasedStateMachine):
         self.swap_sources()
         self.swap_sources()
 
-    @step(cpu=integers(0, 2), calls=integers(1, 12))
-    def call(self, cpu, calls):
-        self.make_calls(cpu % self.cpus, calls)
-
-    @step(calls=sampled_from([1, 30, 500]))
-    def call_all(self, calls):
-        for cpu in range(self.cpus):
+    @step(cpus=sampled_from([{0}, {1}, {2}, {0, 1, 2}]),
+          calls=one_of(integers(1, 12), sampled_from([30, 500])))
+    def call(self, cpus, calls):
+        for cpu in {cpu % self.cpus for cpu in cpus}:
             self.make_calls(cpu, calls)
 
     @step(milliseconds=integers(1, 30))
@@ -236,13 +200,13 @@ class HRandom(RuleBasedStateMachine):
         self.guest.reset()
         self.restart(self.pool + 7 + 8 * self.cpus)
 
-    @precondition(lambda self: self.saves < SAVES)
+    @may_save
     @step()
     def save(self):
         self.guest.save(self.directory / 'state')
         self.go_on()
 
-    @precondition(lambda self: self.saves < SAVES)
+    @may_save
     @step()
     def move(self):
         self.go_on()
@@ -347,36 +311,23 @@ class HRandom(RuleBasedStateMachine):
             self.restarts and self.called < answered
         for source in self.sources:
             source.check_losses()
-
-    @guarded
-    def clean_up(self):
         set_property(self.guest, 'rng', 'rng0')
         assert all(map(self.remove, self.added.copy()))
         if self.egd:
             self.guest.qemu.cmd('chardev-remove', id='egd')
 
-    def teardown(self):
-        """The end of an example, which Hypothesis may have cut short."""
-        cut_short = sys.exc_info()[0]
-        if self.sources:
-            self.settle()
-            self.clean_up()
+    def clean_up(self):
         for source in self.sources:
             source.close()
         shutil.rmtree(self.directory, ignore_errors=True)
-        if not self.fault:
-            return
-        if self.guest:
-            self.fault += 'QEMU said: ' + self.guest.log()[-2000:]
-            self.guest.qemu.shutdown(hard=True)
-            type(self).guest = None
-        if not self.found:
-            print(f'After {time.monotonic() - self.began:.0f} s, the steps:',
-                  *self.steps)
-            print(self.fault)
-        type(self).found = True
-        if not cut_short:
-            raise Found(self.fault)
+
+    def give_up(self):
+        """The next example gets another guest."""
+        if not self.guest:
+            return ''
+        self.guest.qemu.shutdown(hard=True)
+        guest, type(self).guest = self.guest, None
+        return 'QEMU said: ' + guest.log()[-2000:]
 
 
 @pytest.mark.parametrize('name', MACHINES)
@@ -388,7 +339,7 @@ def test_fuzz(name, pseries, image, tmp_path, monkeypatch):
     cpus, egd, options = MACHINES[name]
     began = time.monotonic()
     machine = type(name, (HRandom,), {
-        'cpus': cpus, 'egd': egd, 'began': began,
+        'cpus': cpus, 'egd': egd,
         'tested': 'health_test' not in options,
         'times_out': options['timeout'] > 0,
         'pool': options.get('pool_size', POOL),

@@ -4,10 +4,10 @@
 import contextlib
 import math
 import os
+import select
 import socket
 import termios
 import threading
-import time
 from pathlib import Path
 
 from testlib.fifo import ioctl_int
@@ -26,7 +26,9 @@ class EgdDaemon:
 
     single_bytes: send each byte only when the previous byte has been read
     silent: do not answer; requests that come meanwhile are never answered
+    unasked: send all the time, without a request
     left_out: how many bytes of the next answer to leave out
+    credit: how many more random bytes there are
     random: a function that makes a number of random bytes
     given: the random bytes sent so far, in order
     asked: how many random bytes were requested so far
@@ -37,7 +39,9 @@ class EgdDaemon:
         self.path = str(path)
         self.single_bytes = False
         self.silent = False
+        self.unasked = False
         self.left_out = 0
+        self.credit = math.inf
         self.random = os.urandom
         self.given = bytearray()
         self.asked = 0
@@ -45,35 +49,39 @@ class EgdDaemon:
         self.connections = 0
         self._left = math.inf
         self._listener = None
-        self._acceptor = None
-        self._open = set()
+        self._thread = None
+        self._owed = {}     # bytes, for each connection
 
     def backend(self, option='reconnect-ms=50'):
         """The backend that asks this daemon, and the backend's -chardev."""
         return ['rng-egd,chardev=egd', '-chardev',
                 f'socket,id=egd,path={self.path},{option}']
 
-    def _listen(self):
+    def listen(self):
+        """Accept connections, whose requests wait for serve()."""
         Path(self.path).unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(self.path)
-        listener.listen()
-        return listener
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self.path)
+        self._listener.listen()
+        self._listener.setblocking(False)
 
     def start(self):
-        """Listen; possible again after stop()."""
-        self._listener = self._listen()
-        self._acceptor = threading.Thread(target=self._accept, daemon=True)
-        self._acceptor.start()
+        """Listen, and serve in a thread; possible again after stop()."""
+        self.listen()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
 
     def stop(self):
         """Die: close all connections, and refuse new ones."""
-        if self._listener:
-            self._listener.shutdown(socket.SHUT_RDWR)
-            self._acceptor.join()
-            self._listener.close()
-            self._listener = None
-            self.hang_up()
+        listener, self._listener = self._listener, None
+        self.hang_up()
+        if self._thread:
+            self._thread.join()
+        if listener:
+            listener.close()
+        for connection in self._owed:
+            connection.close()
+        self._owed.clear()
 
     close = stop
 
@@ -85,49 +93,56 @@ class EgdDaemon:
         """
         self._left = after or math.inf
         if not after:
-            for connection in list(self._open):
-                self._open.discard(connection)
-                connection.shutdown(socket.SHUT_RDWR)
+            for connection in list(self._owed):
+                with contextlib.suppress(OSError):  # QEMU hung up before.
+                    connection.shutdown(socket.SHUT_RDWR)
 
-    def _accept(self):
-        with contextlib.suppress(OSError):  # stop() ends accept().
-            while True:
-                connection, _ = self._listener.accept()
-                self._open.add(connection)
+    def _run(self):
+        while listener := self._listener:
+            self.serve()
+            busy = self.unasked or any(self._owed.values())
+            select.select([listener, *self._owed], [], [],
+                          0.0001 if busy else 0.01)
+
+    def serve(self):
+        """Answer all requests so far, as far as there are bytes."""
+        with contextlib.suppress(BlockingIOError):
+            while listener := self._listener:
+                self._owed[listener.accept()[0]] = 0
                 self.connections += 1
-                threading.Thread(target=self._serve, args=(connection,),
-                                 daemon=True).start()
+        for connection in list(self._owed):
+            try:
+                self._receive(connection)
+                self._answer(connection)
+            except OSError:     # QEMU or this daemon has hung up.
+                del self._owed[connection]
+                connection.close()
 
-    def _serve(self, connection):
-        with connection, connection.makefile('rb') as received:
-            # An error means that QEMU or this daemon has hung up.
-            with contextlib.suppress(OSError):
-                while request := received.read(2):
-                    assert request[0] == 2
-                    self._answer(connection, request[1])
-            self._open.discard(connection)
+    def _receive(self, connection):
+        with contextlib.suppress(BlockingIOError):
+            while request := connection.recv(2, socket.MSG_DONTWAIT):
+                assert request[0] == 2
+                self.requests += 1
+                self.asked += request[1]
+                if not self.silent:
+                    self._owed[connection] += max(0,
+                                                  request[1] - self.left_out)
+                    self.left_out = 0
+            raise ConnectionAbortedError
 
-    def _answer(self, connection, size):
-        self.asked += size
-        self.requests += 1
-        if self.silent:
+    def _answer(self, connection):
+        """QEMU asks for fewer bytes than the socket can hold."""
+        size = 4096 if self.unasked else min(
+            self._owed[connection], self.credit, self._left)
+        if self.single_bytes:
+            size = min(size, not ioctl_int(connection, termios.TIOCOUTQ))
+        if not size:
             return
-        size, self.left_out = max(0, size - self.left_out), 0
-        if not self.single_bytes:
-            self._give(connection, size)
-            return
-        for _ in range(size):
-            self._give(connection, 1)
-            while connection in self._open and \
-                    ioctl_int(connection, termios.TIOCOUTQ):
-                time.sleep(0.0001)
-
-    def _give(self, connection, size):
-        size = min(size, self._left)
-        self._left -= size
         data = self.random(size)
+        self._owed[connection] -= size
+        self.credit -= size
+        self._left -= size
         self.given += data
         connection.sendall(data)
         if not self._left:
             self.hang_up()
-            raise ConnectionAbortedError

@@ -2,11 +2,11 @@
 """Sources that know which of their bytes the guest got."""
 
 import itertools
-import socket
 import termios
 from collections import Counter
 
 from testlib.bare_metal import source_bytes
+from testlib.egd import EgdDaemon
 from testlib.fifo import Fifo, ioctl_int
 
 
@@ -72,7 +72,7 @@ class FifoSource(Source, Fifo):
         pass
 
 
-class EgdSource(Source):
+class EgdSource(Source, EgdDaemon):
     """A daemon that answers requests as far as it was fed.
 
     It runs in the thread of the test, so the same steps have the same effect.
@@ -81,68 +81,29 @@ class EgdSource(Source):
     inode = 0
 
     def __init__(self, directory):
-        super().__init__(directory)
-        self._path = directory / 'egd'
+        Source.__init__(self, directory)
+        EgdDaemon.__init__(self, directory / 'egd')
+        self.random = self.ahead
+        self.credit = 0
         self.options = {'qom-type': 'rng-egd', 'chardev': 'egd'}
         self.chardev = {'type': 'socket', 'data': {
             'server': False, 'reconnect-ms': 10,
-            'addr': {'type': 'unix', 'data': {'path': str(self._path)}}}}
-        self._listener = None
-        self._owed = {}     # bytes, for each connection
-        self._credit = 0
+            'addr': {'type': 'unix', 'data': {'path': self.path}}}}
 
     def feed(self, size):
-        self._credit += size
+        self.credit += size
 
     def unread(self):
-        return self._credit
+        return self.credit
 
     def open(self):
         if not self._listener:
-            self._listener = socket.socket(socket.AF_UNIX)
-            self._listener.bind(str(self._path))
-            self._listener.listen()
-            self._listener.setblocking(False)
+            self.listen()
 
-    def hang_up(self):
+    def hang_up(self, after=0):
         for connection in self._owed:
             # QEMU may have the first bytes of a word, but not the next ones.
             self.may_lose += ioctl_int(connection, termios.TIOCOUTQ) + 8
             self.seams += 1
-            connection.close()
-        self._owed.clear()
-
-    def close(self):
-        self.hang_up()
-        if self._listener:
-            self._listener.close()
-            self._path.unlink()
-        self._listener = None
-
-    def serve(self):
-        try:
-            while self._listener:
-                self._owed[self._listener.accept()[0]] = 0
-        except BlockingIOError:
-            pass
-        for connection in list(self._owed):
-            try:
-                self._serve(connection)
-            except OSError:     # QEMU has closed the connection.
-                del self._owed[connection]
-
-    def _serve(self, connection):
-        try:
-            while True:
-                request = connection.recv(2, socket.MSG_DONTWAIT)
-                if not request:
-                    raise OSError
-                assert request[0] == 2
-                self._owed[connection] += request[1]
-        except BlockingIOError:
-            pass
-        data = self.ahead(min(self._owed[connection], self._credit))
-        sent = connection.send(data) if data else 0
-        self.given += data[:sent]
-        self._owed[connection] -= sent
-        self._credit -= sent
+        super().hang_up(after)
+        self.serve()
