@@ -7,14 +7,15 @@ some 110 words, the server pauses for 15 s, or for a minute with the broker's
 default.
 """
 
-import contextlib
+import os
+import signal
 import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from testlib.limits import HANG, until
+from testlib.limits import until
 
 RATES = {'guest': 2048, 'source': 8192}     # bits a second
 PASSWORD = 'my_password1234123492348'
@@ -29,79 +30,49 @@ reset_counters_interval = 1
 allow_prng = 1
 '''
 
-# The broker keeps pools in /var/cache, where other brokers would find them.
-OWN_CACHE = ['unshare', '-m', 'sh', '-c',
-             'mount -t tmpfs tmpfs /var/cache && exec "$@"', 'sh']
-
-
-class Broker:
-    """The broker, a source that fills it, and its EGD server."""
-
-    def __init__(self, directory):
-        self.directory = directory
-        self.socket = directory / 'egd'
-        with socket.create_server(('127.0.0.1', 0)) as free:
-            self.port = free.getsockname()[1]
-        self.running = []
-        self._write('conf', PACKAGED.read_text() +
-                    CONFIG.format(port=self.port))
-        self._write('users.txt', ''.join(f'{user}|{PASSWORD}|{rate}\n'
-                                         for user, rate in RATES.items()))
-        for user in RATES:
-            self._write(user, f'{user}\n{PASSWORD}\n')
-
-    def _write(self, name, text):
-        file = self.directory / name
-        file.touch(0o600)
-        file.write_text(text)
-
-    def _run(self, program, *args):
-        with open(self.directory / f'{program}.log', 'ab') as log:
-            self.running.append(subprocess.Popen(
-                [*OWN_CACHE, program, '-n', '-P', f'{program}.pid', *args],
-                cwd=self.directory, stdout=log, stderr=log))
-
-    def start(self):
-        """Start all programs, or start them again."""
-        self.close()
-        broker = ['-I', f'127.0.0.1:{self.port}']
-        self.socket.unlink(missing_ok=True)
-        self._run('entropy_broker', '-c', 'conf')
-        self._run('eb_server_stream', *broker, '-X', 'source',
-                  '-d', '/dev/urandom')
-        self._run('eb_client_egd', *broker, '-X', 'guest', '-d', self.socket)
-        until(self.socket.exists)
-
-    def close(self):
-        while self.running:
-            program = self.running.pop()
-            program.kill()
-            program.wait(HANG)
+# Start the broker, a source that fills it, and its EGD server, and again when
+# one of them has ended: version 2.9 sometimes damages its heap, which malloc()
+# notices. The broker keeps pools in /var/cache, where others would find them.
+PROGRAMS = '''
+mount -t tmpfs tmpfs /var/cache
+while :; do
+    rm -f egd
+    entropy_broker -n -P broker.pid -c conf &
+    eb_server_stream -n -P source.pid -I $0 -X source -d /dev/urandom &
+    eb_client_egd -n -P egd.pid -I $0 -X guest -d egd &
+    wait -n || true
+    kill -9 $(jobs -p) || true
+    wait
+done >log 2>&1'''
 
 
 @pytest.fixture
 def broker(tmp_path):
-    with contextlib.closing(Broker(tmp_path)) as made:
-        made.start()
-        yield made
+    """The directory of the programs, and of their socket "egd"."""
+    with socket.create_server(('127.0.0.1', 0)) as free:
+        port = free.getsockname()[1]
+    for name, text in [
+            ('conf', PACKAGED.read_text() + CONFIG.format(port=port)),
+            ('users.txt', ''.join(f'{user}|{PASSWORD}|{rate}\n'
+                                  for user, rate in RATES.items())),
+            *((user, f'{user}\n{PASSWORD}\n') for user in RATES)]:
+        (tmp_path / name).touch(0o600)
+        (tmp_path / name).write_text(text)
+    with subprocess.Popen(
+            ['unshare', '-m', 'bash', '-euc', PROGRAMS, f'127.0.0.1:{port}'],
+            cwd=tmp_path, start_new_session=True) as programs:
+        yield tmp_path
+        os.killpg(programs.pid, signal.SIGKILL)
 
 
 def test_rate_and_restarts(broker, guest):
     """The guest gets most of its rate, on and on, also after a restart."""
     vm = guest('rng-egd,chardev=egd', '-chardev',
-               f'socket,id=egd,path={broker.socket},reconnect-ms=50',
-               timeout=0)
+               f'socket,id=egd,path={broker}/egd,reconnect-ms=50', timeout=0)
     vm.call(2 ** 20)
-
-    def has(words):
-        # Version 2.9 sometimes damages its heap, which malloc() notices.
-        if any(program.poll() for program in broker.running):
-            broker.start()
-        return vm.count() >= words
-
-    until(lambda: has(150))
-    broker.start()
+    until(lambda: vm.count() >= 150)
+    os.kill(int((broker / 'broker.pid').read_text()), signal.SIGKILL)
     enough = vm.count() + 40
-    until(lambda: has(enough))
+    until(lambda: vm.count() >= enough)
     words = vm.values()
     assert len(set(words)) == len(words)
