@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Replacing the source of a running guest: qom-set of the property rng.
 
-test_fuzz.py replaces it while vCPUs call.
+test_fuzz.py replaces it while vCPUs call, and checks the order of words.
 """
-
-import time
-from contextlib import closing
 
 import pytest
 
 from testlib.bare_metal import source_bytes, word
-from testlib.fifo import Fifo
 from testlib.hcalls import H_HARDWARE
 from testlib.limits import until
 from testlib.machine import DEVICE, URANDOM, set_property, statistic
@@ -19,34 +15,6 @@ from testlib.sources import state
 
 def replace(vm, name):
     set_property(vm, 'rng', name)
-
-
-def test_while_calls_wait(guest, fifo, tmp_path):
-    """
-    Calls that wait for a dry source get words of the new source.
-
-    The first bytes of an incomplete word are dropped.
-    """
-    directory = tmp_path / 'new'
-    directory.mkdir()
-    with closing(Fifo(directory)) as new:
-        vm = guest(fifo.backend, '-object', f'{new.backend},id=rng1',
-                   '-trace', 'spapr_rng_receive', cpus=4, timeout=0)
-        vm.call()
-        fifo.write(bytes(5))
-        until(lambda: '\nspapr_rng_receive 5 bytes\n' in '\n' + vm.log())
-        assert vm.calls_wait()
-        new.write(source_bytes(0, 4))
-        replace(vm, 'rng1')
-        vm.gets_a_word_each()
-        # Words of the old source stay there until it is the source again.
-        fifo.write(source_bytes(4, 12))
-        time.sleep(0.1)
-        replace(vm, 'rng0')
-        vm.call(2)
-        vm.finish()
-        assert sorted(vm.values(0) + vm.values(1) + vm.values(2) +
-                      vm.values(3)) == sorted(map(word, range(12)))
 
 
 def test_after_a_bad_source(guest, fifo):
