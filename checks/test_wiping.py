@@ -6,6 +6,7 @@ import functools
 import io
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -30,21 +31,9 @@ def source_bytes(first, end):
     return b''.join(MARK + i.to_bytes(2, 'big') for i in range(first, end))
 
 
-def private_memory(pid, stack):
-    """All writable memory of the process, without the guest's memory."""
-    with open(f'/proc/{pid}/maps', encoding='utf-8') as maps, \
-            open(f'/proc/{pid}/mem', 'rb', 0) as memory:
-        for line in maps:
-            begin, end, access = re.match(r'(\w+)-(\w+) (\S+)', line).groups()
-            if access[1] == 'w' and access[3] == 'p' and \
-                    (stack or '[stack]' not in line):
-                memory.seek(int(begin, 16))
-                yield memory.read(int(end, 16) - int(begin, 16))
-
-
 def found(vm, stack=True):
     """
-    Search QEMU's memory for the words of the source.
+    Search QEMU's own memory, without the guest's, for the source's words.
 
     stack: search the main thread's stack as well
 
@@ -52,11 +41,18 @@ def found(vm, stack=True):
     words are there in the host's byte order.
     """
     words, numbers = set(), 0
+    process = Path(f'/proc/{vm.qemu.get_pid()}')
     vm.qemu.cmd('stop')
-    for data in private_memory(vm.qemu.get_pid(), stack):
-        words |= {int.from_bytes(rest, 'big') for rest in
-                  re.findall(re.escape(MARK) + b'(..)', data, re.DOTALL)}
-        numbers += data.count(MARK[::-1])
+    with open(process / 'mem', 'rb', 0) as memory:
+        for line in (process / 'maps').read_text().splitlines():
+            private = re.match(r'(\w+)-(\w+) .w.p', line)
+            if private and (stack or '[stack]' not in line):
+                begin, end = (int(number, 16) for number in private.groups())
+                memory.seek(begin)
+                data = memory.read(end - begin)
+                words |= {int.from_bytes(rest, 'big') for rest in re.findall(
+                    re.escape(MARK) + b'(..)', data, re.DOTALL)}
+                numbers += data.count(MARK[::-1])
     vm.qemu.cmd('cont')
     return words, numbers
 
@@ -143,13 +139,8 @@ def test_reset(guest, fifo):
 def test_compiler(file, functions):
     """The compiler has not removed a wiping memset() as a dead store."""
     built, = OUT.glob(f'native/*/{file}.o')
-    code = subprocess.run(['objdump', '-dr', built], check=True, text=True,
-                          stdout=subprocess.PIPE).stdout
-    wiping = set()
-    for line in code.splitlines():
-        function = re.match(r'[0-9a-f]+ <(\w+)', line)
-        if function:
-            name = function[1]
-        elif re.search(r'\bmemset\b|\brep stos', line):
-            wiping.add(name)
+    code = subprocess.check_output(['objdump', '-dr', built], text=True)
+    wiping = {re.search(r'<(\w+)', function)[1]
+              for function in code.split('\n\n')
+              if re.search(r'\bmemset\b|\brep stos', function)}
     assert wiping >= set(functions)
