@@ -28,58 +28,29 @@ STUCK = [word(i) | 1 for i in range(WINDOW)]
 
 
 class Stream:
-    """An endless source of bad words, and of good ones after heal()."""
+    """An endless source of bad words, and of good ones once it is healed."""
 
     def __init__(self, bad):
-        self._bad = itertools.cycle(bad)
-        self._good = itertools.count()
-        self._healed = False
-        self._ahead = b''
-
-    def heal(self):
-        self._healed = True
+        self.healed = False
+        words = itertools.chain(
+            itertools.takewhile(lambda _: not self.healed,
+                                itertools.cycle(bad)),
+            map(word, itertools.count()))
+        self._bytes = itertools.chain.from_iterable(
+            value.to_bytes(8, 'big') for value in words)
 
     def read(self, size):
-        """The next bytes. heal() takes effect at the end of a word.
+        """The next bytes. Only one thread may call this."""
+        return bytes(itertools.islice(self._bytes, size))
 
-        Only one thread may call this.
-        """
-        while len(self._ahead) < size:
-            value = word(next(self._good)) if self._healed else next(self._bad)
-            self._ahead += value.to_bytes(8, 'big')
-        data, self._ahead = self._ahead[:size], self._ahead[size:]
-        return data
+    def pieces(self, size):
+        while True:
+            yield self.read(size)
 
 
 @pytest.fixture
 def guest(guest):
     return functools.partial(guest, health_test='on')
-
-
-@pytest.fixture
-def start(guest, fifo, tmp_path):
-    """A function that starts a guest whose source is a stream.
-
-    how: fifo or egd; with -bytes, bytes come one by one
-    """
-    daemon = EgdDaemon(tmp_path / 'egd')
-    stack = contextlib.ExitStack()
-
-    def make(stream, *args, how='fifo', timeout=0, **kwargs):
-        single = how.endswith('-bytes')
-        if how.startswith('fifo'):
-            size = 1 if single else 4096
-            stack.enter_context(fifo.fed(iter(lambda: stream.read(size), b'')))
-            return guest(fifo.backend, *args, timeout=timeout, **kwargs)
-        daemon.random = stream.read
-        daemon.single_bytes = single
-        daemon.start()
-        vm = guest(*daemon.backend(), *args, timeout=timeout, **kwargs)
-        until_connected(vm)
-        return vm
-
-    with stack, contextlib.closing(daemon):
-        yield make
 
 
 def until_failed(vm):
@@ -138,21 +109,53 @@ def test_slow_start(guest, fifo):
     assert vm.results()[-1][1] == word(40)
 
 
-@pytest.mark.parametrize('how, bad, way', [
-    ('fifo', STUCK, {}), ('fifo', REPEATED, ACCELS['icount']),
-    ('egd', REPEATED, {}), ('fifo-bytes', REPEATED, {}),
-    ('egd-bytes', STUCK, {})],
-    ids=['fifo', 'icount', 'egd', 'fifo-bytes', 'egd-bytes'])
-def test_bad_source(start, how, bad, way):
-    """The guest gets no word, until the source has been good for long."""
+@pytest.mark.parametrize('bad, piece, way', [
+    (STUCK, 4096, {}), (REPEATED, 4096, ACCELS['icount']), (REPEATED, 1, {})],
+    ids=['stuck', 'icount', 'bytes'])
+def test_bad_source(guest, fifo, tmp_path, bad, piece, way):
+    """
+    The guest gets no word until the source has been good for long.
+
+    Commands to the machine do not change that.
+    """
     stream = Stream(bad)
-    vm = start(stream, '-trace', 'spapr_rng_bad', how=how, **way)
-    vm.call(1500 // vm.cpus)
-    until_failed(vm)
-    until(lambda: bad_reads(vm) > 1)
-    assert vm.count() == 0
-    stream.heal()
-    vm.finish()
+    with fifo.fed(stream.pieces(piece)):
+        vm = guest(fifo.backend, '-trace', 'spapr_rng_bad', **way, timeout=0)
+        add_disk(vm.qemu, tmp_path)
+        hmp(vm.qemu, 'savevm idle')
+        load = functools.partial(hmp, vm.qemu, 'loadvm idle')
+
+        def pause():
+            vm.qemu.cmd('stop')
+            vm.qemu.cmd('cont')
+
+        for command in load, pause, vm.reset, load:
+            command()
+            if vm.done(0):
+                vm.call(1500 // vm.cpus)
+            until_failed(vm)
+        until(lambda: bad_reads(vm) > 1)
+        assert vm.count() == 0
+        stream.healed = True
+        vm.finish()
+    check_recovery(vm)
+
+
+@pytest.mark.parametrize('bad, single_bytes', [
+    (REPEATED, False), (STUCK, True)], ids=['repeated', 'bytes'])
+def test_bad_daemon(guest, tmp_path, bad, single_bytes):
+    """The same is true for the answers of a daemon."""
+    stream = Stream(bad)
+    with contextlib.closing(EgdDaemon(tmp_path / 'egd')) as daemon:
+        daemon.random = stream.read
+        daemon.single_bytes = single_bytes
+        daemon.start()
+        vm = guest(*daemon.backend(), timeout=0)
+        until_connected(vm)
+        vm.call(1500)
+        until_failed(vm)
+        stream.healed = True
+        vm.finish()
     check_recovery(vm)
 
 
@@ -195,40 +198,22 @@ def test_left_alone(guest, stopped):
     vm.quit()
 
 
-def test_machine_commands(start, tmp_path):
-    """A source that has failed stays failed over commands to the machine."""
-    stream = Stream(REPEATED)
-    vm = start(stream)
-    add_disk(vm.qemu, tmp_path)
-    hmp(vm.qemu, 'savevm idle')
-    for command in (lambda: vm.qemu.cmd('stop'), lambda: vm.qemu.cmd('cont'),
-                    vm.reset, lambda: hmp(vm.qemu, 'loadvm idle')):
-        command()
-        if vm.done(0):
-            vm.call(300)
-        if vm.qemu.cmd('query-status')['status'] == 'running':
-            until_failed(vm)
-    stream.heal()
-    vm.finish()
-    check_recovery(vm)
-    vm.quit()
-
-
-def test_nobody_calls(start):
+def test_nobody_calls(guest, fifo):
     """The first call waits for the timeout, and later ones fail at once.
 
     A failed source is read without a call, to notice when it is good.
     """
     stream = Stream(REPEATED)
-    vm = start(stream, timeout=300)
-    vm.call(1000)
-    vm.finish()
-    assert vm.seconds() >= 0.3
-    assert {status for status, _ in vm.results()} == {H_HARDWARE}
-    assert statistic(vm, 'waits') < 5 and statistic(vm, 'bytes') == 0
-    assert "rng-random 'rng0': a word equals the one 1 before; " \
-        f'{THROWN_AWAY}' in vm.reports()
-    stream.heal()
-    until(lambda: GOOD in vm.log())
+    with fifo.fed(stream.pieces(4096)):
+        vm = guest(fifo.backend, timeout=300)
+        vm.call(1000)
+        vm.finish()
+        assert vm.seconds() >= 0.3
+        assert {status for status, _ in vm.results()} == {H_HARDWARE}
+        assert statistic(vm, 'waits') < 5 and statistic(vm, 'bytes') == 0
+        assert "rng-random 'rng0': a word equals the one 1 before; " \
+            f'{THROWN_AWAY}' in vm.reports()
+        stream.healed = True
+        until(lambda: GOOD in vm.log())
     assert statistic(vm, 'calls') == 1000
     vm.quit()
