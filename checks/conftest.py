@@ -17,7 +17,6 @@ from testlib.fifo import Fifo  # noqa: E402
 from testlib.install import PREFIX, install  # noqa: E402
 from testlib.limits import HANG  # noqa: E402
 from testlib.machine import machine  # noqa: E402
-from testlib.sources import random_backend  # noqa: E402
 
 
 def pytest_configure(config):
@@ -31,21 +30,14 @@ def pytest_configure(config):
     config.option.markexpr = config.option.markexpr or 'not debian'
 
 
-def tested():
+def pytest_terminal_summary(terminalreporter):
+    """The last line shows it if there is no newer Linux, for example."""
     version = (OUT / 'qemu/VERSION').read_text().strip()
     linux = [path.read_text().strip() for path in (
         GUESTS / f'linux-{kernel}/version' for kernel in KERNELS)
         if path.exists()]
-    return ', '.join([f'QEMU {version}', *linux, str(OUT / KIND)])
-
-
-def pytest_report_header():
-    return f'tested: {tested()}'
-
-
-def pytest_terminal_summary(terminalreporter):
-    """The last line shows it if there is no newer Linux, for example."""
-    terminalreporter.section(tested())
+    terminalreporter.section(
+        ', '.join([f'QEMU {version}', *linux, str(OUT / KIND)]))
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -127,22 +119,11 @@ def fifo(tmp_path):
         yield source
 
 
-@pytest.fixture(scope='session')
-def failing_read(tmp_path_factory):
-    """The library that makes read() fail."""
-    return slow_source.build(tmp_path_factory.mktemp('failing-read'))
-
-
 @pytest.fixture
-def spied(failing_read, guest, tmp_path):
-    """A function that starts a guest on a source whose reads can fail.
-
-    The function returns the guest, and the shared ints that
-    testlib/slow_source.py names.
-    """
-    def start(source):
-        control, wrapper = slow_source.preload(
-            failing_read, source, tmp_path / 'control')
-        return guest(random_backend(source), timeout=0,
-                     wrapper=wrapper), control
+def slow_guest(guest, tmp_path):
+    """A function that starts a guest on a SlowSource; it returns both."""
+    def start(*args, **kwargs):
+        slow = slow_source.SlowSource(
+            tmp_path, slow_source.build(tmp_path), *args, **kwargs)
+        return slow, guest(slow.backend, wrapper=slow.wrapper, timeout=0)
     return start

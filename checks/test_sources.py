@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from testlib.bare_metal import source_bytes, word
+from testlib.bare_metal import word
 from testlib.limits import until
-from testlib.slow_source import CALLS, ERROR, NO_THREADS
+from testlib.machine import hmp
+from testlib.slow_source import ERROR, NO_THREADS
 from testlib.sources import (RECOVERY, descriptors, random_backend, trouble,
                              waits_quietly)
 
@@ -28,28 +29,32 @@ def readers(vm):
             if path.read_text() == 'RNG rng0\n']
 
 
+def reads_seldom(vm, most):
+    """Check that QEMU reads less often than so many times a second."""
+    hmp(vm.qemu, 'trace-event rng_reader_read on')
+    start = time.monotonic()
+    time.sleep(1)
+    reads = vm.log().count('rng_reader_read ')
+    assert reads < most * (time.monotonic() - start)
+    until(lambda: 'rng_reader_read ' in vm.log())
+
+
 @pytest.mark.parametrize('error', [errno.ENODEV, errno.EAGAIN],
                          ids=errno.errorcode.get)
-def test_read_error(spied, tmp_path, error):
+def test_read_error(slow_guest, error):
     """
     Reads fail as those of /dev/hwrng without hardware.
 
     With EAGAIN, a device without a poll method only has no data yet.
     """
-    source = tmp_path / 'source'
-    source.write_bytes(source_bytes(0, 2))
-    vm, control = spied(source)
-    control[ERROR] = error
+    source, vm = slow_guest()
+    source.control[ERROR] = error
     said = [] if error == errno.EAGAIN else [
-        trouble(source, os.strerror(error))]
+        trouble(source.path, os.strerror(error))]
     vm.call()
     waits_quietly(vm, said)
-    start, before = time.monotonic(), control[CALLS]
-    time.sleep(1)
-    # There are two reads each 20 ms. sleep() may take longer than a second.
-    reads = control[CALLS] - before
-    assert reads < 150 * (time.monotonic() - start)
-    control[ERROR] = 0
+    reads_seldom(vm, 150)   # There are two reads each 20 ms.
+    source.control[ERROR] = 0
     vm.finish()
     assert vm.values() == [word(0)]
     assert vm.reports() == said + [RECOVERY] * len(said)
@@ -65,12 +70,7 @@ def test_writer_leaves(guest, fifo):
     vm.quit()
 
 
-def all_bytes(i):
-    """Words with all values of a byte: a terminal edits some."""
-    return bytes((i + j) % 256 for j in range(256))
-
-
-def test_terminal(spied, tmp_path):
+def test_terminal(guest, tmp_path):
     """
     A serial port gives each byte, and echoes none.
 
@@ -83,20 +83,17 @@ def test_terminal(spied, tmp_path):
         master, slave = pty.openpty()
         source.unlink(missing_ok=True)
         source.symlink_to(os.ttyname(slave))
-        if vm:
-            vm.call(32)
-            until(lambda: not termios.tcgetattr(slave)[3] & termios.ICANON)
-        else:
-            vm, control = spied(source)
-            vm.call(32)
-            until(lambda: control[CALLS])
-            start = time.monotonic()
-            time.sleep(1)
+        vm = vm or guest(random_backend(source), timeout=0)
+        vm.call(32)
+        until(lambda: not termios.tcgetattr(slave)[3] & termios.ICANON)
+        if i == 0:
             # QEMU reads once a second, and would poll 50 times a second.
-            assert control[CALLS] < 10 * (time.monotonic() - start)
+            reads_seldom(vm, 10)
             assert vm.reports() == []
-        os.write(master, all_bytes(i))
-        given += all_bytes(i)
+        # All values of a byte: a terminal edits some.
+        data = bytes((i + j) % 256 for j in range(256))
+        os.write(master, data)
+        given += data
         vm.finish()
         assert select.select([master], [], [], 0)[0] == []
         os.close(slave)
@@ -105,17 +102,15 @@ def test_terminal(spied, tmp_path):
     vm.quit()
 
 
-def test_no_thread(spied, tmp_path):
+def test_no_thread(slow_guest):
     """A host that allows no more threads does not end QEMU."""
-    source = tmp_path / 'source'
-    source.write_bytes(source_bytes(0, 1))
-    vm, control = spied(source)
-    control[NO_THREADS] = True
-    said = [trouble(source, 'cannot create a thread')]
+    source, vm = slow_guest()
+    source.control[NO_THREADS] = True
+    said = [trouble(source.path, 'cannot create a thread')]
     vm.qemu.cmd('object-add', **{'qom-type': 'rng-random', 'id': 'other'})
     vm.call()
     waits_quietly(vm, said)
-    control[NO_THREADS] = False
+    source.control[NO_THREADS] = False
     vm.finish()
     assert vm.values() == [word(0)]
     assert vm.reports() == said + [RECOVERY]

@@ -6,8 +6,7 @@
  * for, and keeps what is left of the last chunk. With @short_reads, a read
  * ends earlier, as that of a pipe or a serial port.
  *
- * FAILING_FILE names the file. FAILING_CONTROL names a file with a struct
- * Control, which the test shares.
+ * FAILING_CONTROL names a file with a struct Control, which the test shares.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -17,68 +16,49 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/param.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-/**
- * struct Control - settings of the test, and counters for it
- * @error: the errno to fail with; 0: the file is read; -1: no read returns
- * @calls: the number of reads so far
- * @chunk: the source makes so many bytes at a time; 0: any number
- * @chunk_us: how many microseconds each chunk takes
- * @chunks_most: the source makes no more chunks than that: a read that needs
- *               more does not return. Used only if @chunk is set
- * @chunks: the number of chunks so far
- * @bytes: the number of bytes so far
- * @ended: the number of reads that have returned
- * @others: the number of reads by other threads than QEMU's readers
- * @short_reads: a read gives what is left of a chunk, without waiting for more
- * @no_threads: the program cannot make threads
- * @inode: the number of another file on the same filesystem that is used
- *         instead of FAILING_FILE; 0: none
- */
+/* Settings of the test, and counters for it: see slow_source.py */
 typedef struct Control {
-    int error;
-    int calls;
-    int chunk;
-    int chunk_us;
-    int chunks_most;
-    int chunks;
-    int bytes;
-    int ended;
-    int others;
-    int short_reads;
-    int no_threads;
-    int inode;
+    atomic_llong inode;         /* of the file, which is beside this one */
+    atomic_llong error;         /* to fail with; 0: none; -1: reads hang */
+    atomic_llong no_threads;    /* the program cannot make threads */
+    atomic_llong chunk;         /* made at a time, in bytes; 0: any number */
+    atomic_llong chunk_us;      /* how long a chunk takes */
+    atomic_llong chunks_most;   /* a read that needs more chunks hangs */
+    atomic_llong short_reads;   /* a read does not wait for a second chunk */
+    atomic_llong chunks;        /* so far */
+    atomic_llong reads;         /* in progress */
+    atomic_llong others;        /* reads so far, but for QEMU's readers */
 } Control;
 
-static struct stat file;
-static volatile Control *control;
-static ssize_t (*real_read)(int, void *, size_t);
+static struct stat file;        /* of FAILING_CONTROL */
+static Control *control;
 
 __attribute__((constructor)) static void start(void)
 {
     int fd = open(getenv("FAILING_CONTROL"), O_RDWR);
 
-    real_read = dlsym(RTLD_NEXT, "read");
     control = mmap(NULL, sizeof(*control), PROT_READ | PROT_WRITE,
                    MAP_SHARED, fd, 0);
-    if (stat(getenv("FAILING_FILE"), &file) < 0 || control == MAP_FAILED) {
+    if (fstat(fd, &file) < 0 || control == MAP_FAILED) {
         abort();
     }
     close(fd);
 }
 
-static void count(volatile int *counter, int n)
-{
-    __atomic_add_fetch(counter, n, __ATOMIC_SEQ_CST);
-}
-
-/* QEMU names these threads; no thread with this name ever has the BQL. */
+/*
+ * QEMU names these threads; no thread with this name ever has the BQL. If one
+ * with the BQL reads, the machine stops meanwhile. A count of such reads does
+ * not depend on time, and thus not on the load of the host.
+ */
 static bool is_reader(void)
 {
     char name[16];
@@ -87,43 +67,32 @@ static bool is_reader(void)
            strncmp(name, "RNG ", 4) == 0;
 }
 
-static void make_chunk(void)
-{
-    usleep(control->chunk_us);
-    while (control->chunks >= control->chunks_most) {
-        usleep(1000);
-    }
-    count(&control->chunks, 1);
-}
-
 /* Wait for chunks. Returns how many bytes of @size the read gives. */
 static size_t make(size_t size)
 {
     static _Thread_local size_t left;    /* of the last chunk */
-    size_t given = 0;
+    size_t given = 0, n;
 
-    if (!control->chunk) {
-        return size;
-    }
-    do {
-        size_t n;
-
+    while (control->chunk && given < (control->short_reads ? 1 : size)) {
         if (!left) {
-            make_chunk();
-            left = control->chunk ? (size_t)control->chunk : size;
+            usleep(control->chunk_us);
+            while (control->chunks >= control->chunks_most) {
+                usleep(1000);
+            }
+            control->chunks++;
+            left = control->chunk;
         }
-        n = left < size - given ? left : size - given;
+        n = MIN(left, size - given);
         left -= n;
         given += n;
-    } while (given < size && !control->short_reads);
-    return given;
+    }
+    return given ?: size;
 }
 
 int pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
                    void *(*function)(void *), void *argument)
 {
-    int (*create)(pthread_t *, const pthread_attr_t *, void *(*)(void *),
-                  void *) = dlsym(RTLD_NEXT, "pthread_create");
+    typeof(pthread_create) *create = dlsym(RTLD_NEXT, "pthread_create");
 
     return control && control->no_threads ?
            EAGAIN : create(thread, attributes, function, argument);
@@ -131,27 +100,25 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
 
 ssize_t read(int fd, void *buf, size_t size)
 {
+    typeof(read) *real_read = dlsym(RTLD_NEXT, "read");
     struct stat st;
-    ssize_t len;
+    ssize_t len = -1;
 
     if (!control || fstat(fd, &st) < 0 || st.st_dev != file.st_dev ||
-        (control->inode ? (int)st.st_ino != control->inode :
-                          st.st_ino != file.st_ino)) {
+        (long long)st.st_ino != control->inode) {
         return real_read(fd, buf, size);
     }
 
-    count(&control->calls, 1);
-    count(&control->others, !is_reader());
+    control->reads++;
+    control->others += !is_reader();
     while (control->error < 0) {
         usleep(1000);
     }
     if (control->error) {
         errno = control->error;
-        len = -1;
     } else {
         len = real_read(fd, buf, make(size));
-        count(&control->bytes, len > 0 ? len : 0);
     }
-    count(&control->ended, 1);
+    control->reads--;
     return len;
 }
