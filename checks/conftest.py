@@ -11,8 +11,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from testlib import (GUESTS, KERNELS, KIND, OUT, bare_metal,  # noqa: E402
-                     sanitizers, slow_source)
+from testlib import (GUESTS, KERNELS, KIND, OUT, TOP,  # noqa: E402
+                     bare_metal, slow_source)
 from testlib.fifo import Fifo  # noqa: E402
 from testlib.install import PREFIX, install  # noqa: E402
 from testlib.limits import HANG  # noqa: E402
@@ -53,11 +53,34 @@ def pytest_runtest_makereport():
 @pytest.fixture(autouse=True)
 def nothing_reported(tmp_path, monkeypatch):
     """Check that the sanitizers of a test's QEMUs report nothing."""
-    log = tmp_path / 'sanitizer'
-    for name, value in sanitizers.environment(log).items():
-        monkeypatch.setenv(name, value)
+    log = f'log_path={tmp_path}/sanitizer:'
+    suppressions = f'suppressions={TOP}/testlib'
+    # Otherwise, GLib's own allocator passes memory from thread to thread,
+    # unseen by the sanitizers.
+    monkeypatch.setenv('G_SLICE', 'always-malloc')
+    monkeypatch.setenv('ASAN_OPTIONS', log +
+                       'detect_leaks=1:fast_unwind_on_malloc=0')
+    monkeypatch.setenv('LSAN_OPTIONS', f'{suppressions}/leak.supp:'
+                       'print_suppressions=0')
+    monkeypatch.setenv('UBSAN_OPTIONS', log +
+                       'halt_on_error=1:print_stacktrace=1')
+    # A thread of QEMU holds more locks at a time than the detector of
+    # deadlocks supports.
+    monkeypatch.setenv('TSAN_OPTIONS', log + 'detect_deadlocks=0:'
+                       'atexit_sleep_ms=0:exitcode=0:'
+                       f'{suppressions}/thread.supp')
     yield
-    assert sanitizers.reports(log) == ''
+    reports = []
+    for path in tmp_path.glob('sanitizer.*'):
+        # For an incoming migration, QEMU unlocks the BQL in a coroutine. The
+        # thread sanitizer takes the coroutine for another thread, and from
+        # then on does not know which thread has the BQL.
+        text = path.read_text().partition(
+            'WARNING: ThreadSanitizer: unlock of an unlocked mutex')[0]
+        # A warning that comes at the start of each run
+        reports += [line for line in text.rstrip('=\n').splitlines()
+                    if "ASan doesn't fully support makecontext" not in line]
+    assert reports == []
 
 
 @pytest.fixture
