@@ -13,10 +13,6 @@ from testlib.machine import DEVICE, URANDOM, set_property, statistic
 from testlib.sources import state
 
 
-def replace(vm, name):
-    set_property(vm, 'rng', name)
-
-
 def test_after_a_bad_source(guest, fifo):
     """The state of the old source does not affect the new one."""
     vm = guest('rng-random,filename=/dev/zero', '-object',
@@ -31,7 +27,7 @@ def test_after_a_bad_source(guest, fifo):
     until(lambda: state(vm) == 'bad')
     # A call waits for the new source, although earlier calls failed.
     waits = statistic(vm, 'waits')
-    replace(vm, 'rng1')
+    set_property(vm, 'rng', 'rng1')
     assert fails() and statistic(vm, 'waits') > waits
     assert "rng-random 'rng0' is not tested any more" in vm.log()
     fifo.write(source_bytes(0, 71))
@@ -40,7 +36,7 @@ def test_after_a_bad_source(guest, fifo):
     vm.call_until_success()
     assert vm.results()[-1][1] == word(0)
     # The old source is still bad.
-    replace(vm, 'rng0')
+    set_property(vm, 'rng', 'rng0')
     vm.call(200)
     vm.finish()
     until(lambda: state(vm) == 'bad')
@@ -60,7 +56,7 @@ def test_refused(guest, name, why, args):
     vm = guest(URANDOM, '-object', 'rng-builtin,id=rng1', *args)
     answer = vm.qemu.qmp('qom-set', path=DEVICE, property='rng', value=name)
     assert answer['error']['desc'] == why
-    replace(vm, 'rng0')     # The current value is accepted.
+    set_property(vm, 'rng', 'rng0')     # The current value is accepted.
     assert statistic(vm, 'rng') == '/objects/rng0'
     vm.call()
     vm.finish()

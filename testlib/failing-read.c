@@ -55,9 +55,8 @@ __attribute__((constructor)) static void start(void)
 }
 
 /*
- * QEMU names these threads; no thread with this name ever has the BQL. If one
- * with the BQL reads, the machine stops meanwhile. A count of such reads does
- * not depend on time, and thus not on the load of the host.
+ * QEMU names these threads, which never have the BQL. Others stop the machine
+ * while they read: that they do depends on no time, unlike how long it takes.
  */
 static bool is_reader(void)
 {

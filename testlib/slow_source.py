@@ -13,7 +13,6 @@ from testlib.sources import random_backend
 SLOW = {'10ms-64': (64, 10), '15ms-48': (48, 15), '7ms-20': (20, 7),
         '500ms-32': (32, 500)}
 
-WORDS = 1 << 17
 FOR_EVER = 2 ** 31 - 1
 
 # The indices of the numbers of struct Control in failing-read.c
@@ -23,8 +22,7 @@ FOR_EVER = 2 ** 31 - 1
 
 def build(directory):
     """Compile the library that is preloaded into QEMU."""
-    return compile_c('testlib/failing-read.c', directory, '-shared', '-fPIC',
-                     '-ldl')
+    return compile_c('testlib/failing-read.c', directory, '-shared', '-fPIC')
 
 
 def preload(library, source, path):
@@ -55,7 +53,7 @@ class SlowSource:
     def __init__(self, directory, library, chunk=0, ms=0, most=FOR_EVER,
                  short=False):
         self.path = directory / 'slow-source'
-        self.path.write_bytes(source_bytes(0, WORDS))
+        self.path.write_bytes(source_bytes(0, 1 << 17))
         self.backend = random_backend(self.path)
         self.control, self.wrapper = preload(
             library, self.path, directory / 'slow-control')
