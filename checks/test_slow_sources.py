@@ -8,7 +8,8 @@ import pytest
 
 from testlib.limits import until
 from testlib.linux import CURRENT, VIRTIO, Guest, linux_args
-from testlib.machine import add_disk, device, hmp, set_property, statistic
+from testlib.machine import (add_disk, hmp, set_property, spapr_rng,
+                             statistic)
 from testlib.programs import compile_for_guest
 from testlib.slow_source import (CHUNK, CHUNK_US, CHUNKS, FOR_EVER, OTHERS,
                                  SLOW, SlowSource, build, latencies)
@@ -179,9 +180,8 @@ def test_two_front_ends(tmp_path, pseries):
     compile_for_guest('guests/reseed.c', tmp_path)
     guest = Guest(pseries(
         *linux_args('6.1', tmp_path, programs=['reseed']),
-        '-object', f'{slow.backend},id=rng0', '-device',
-        'virtio-rng-pci,rng=rng0', '-device',
-        device(rng='rng0', health_test='off'), wrapper=slow.wrapper))
+        *spapr_rng(slow.backend, health_test='off'),
+        '-device', 'virtio-rng-pci,rng=rng0', wrapper=slow.wrapper))
     guest.sh(f'{VIRTIO}; echo virtio_rng.0 >{CURRENT}')
     guest.sh('dd if=/dev/hwrng of=/dev/null bs=512 2>/dev/null &')
 
