@@ -27,9 +27,12 @@ LONG = 10 * HANG
 
 MANUAL = (TOP / 'docs/system/ppc/spapr-rng.rst').read_text()
 
-# A process that adds a line to a file for each read, until a read fails
-READER = ('while dd if=/dev/hwrng of=/dev/null bs=4096 count=4 '
+# A process that adds a line to a file for each read, until a read fails; wait
+# until it has read at least twice
+READER = (': >/run/read; while dd if=/dev/hwrng of=/dev/null bs=4096 count=4 '
           'iflag=fullblock; do echo >>/run/read; done >/dev/null 2>&1 &')
+UNTIL_READ = ('n=$(wc -l </run/read); until '
+              '[ $(wc -l </run/read) -gt $((n + 1)) ]; do sleep 0.1; done')
 SIZE = 65536
 READ = f'test $(head -c {SIZE} /dev/hwrng | wc -c) -eq {SIZE}'
 
@@ -114,22 +117,6 @@ def fed(guest):
     return int(told()[-1].split()[-1])
 
 
-def until_more(guest):
-    """Wait until the reader has read at least twice."""
-    def reads():
-        return int(guest.sh('cat /run/read 2>/dev/null | wc -l')[0])
-
-    before = reads()
-    until(lambda: reads() > before + 1, LONG)
-
-
-def flow_again(egd):
-    """Restart the daemon: what it ignored, it would never answer."""
-    egd.stop()
-    egd.silent = False
-    egd.start()
-
-
 def test_silent_source(boot, tmp_path):
     """With the manual's drop-in, rngd is started again; rmmod ends, too."""
     egd = EgdDaemon(tmp_path / 'egd')
@@ -144,7 +131,7 @@ def test_silent_source(boot, tmp_path):
     feed_each_second(guest)
     egd.silent = True
     guest.until('test $(systemctl show -P NRestarts rng-tools-debian) -gt 0')
-    flow_again(egd)
+    egd.silent = False
     before = statistic(guest, 'bytes')
     guest.until('systemctl is-active rng-tools-debian')
     until(lambda: fed(guest) >= 100000, LONG)
@@ -159,7 +146,7 @@ def test_silent_source(boot, tmp_path):
     guest.sh('rmmod pseries_rng', LONG)
     assert statistic(guest, 'timeouts') > timeouts
     assert guest.sh(f'cat {CURRENT}') == ['none']
-    flow_again(egd)
+    egd.silent = False
     # The events that udev also handles for each device at boot
     guest.sh('udevadm trigger --settle --action=add --subsystem-match=vio',
              LONG)
@@ -176,7 +163,7 @@ def test_switching(boot):
         for current in 'virtio_rng.0', 'pseries_rng':
             guest.sh(f'echo {current} >{CURRENT}', LONG)
             assert guest.sh(f'cat {CURRENT}') == [current]
-            until_more(guest)
+            guest.sh(UNTIL_READ, LONG)
     guest.sh('kill $!')
 
     for current, least, most in [['pseries_rng', SIZE, SIZE + 16384],
@@ -211,7 +198,7 @@ def test_live_migration(boot, tmp_path):
     guest = boot(*spapr_rng())
     feed_each_second(guest)
     guest.sh(READER)
-    until_more(guest)
+    guest.sh(UNTIL_READ, LONG)
     before = fed(guest)
 
     other = boot(*spapr_rng(), log='second-console',
@@ -223,7 +210,7 @@ def test_live_migration(boot, tmp_path):
     until(lambda: other.qemu.cmd('query-status')['status'] == 'running', LONG)
     guest.quit()
 
-    until_more(other)
+    other.sh(UNTIL_READ, LONG)
     until(lambda: fed(other) > before, LONG)
     assert statistic(other, 'calls') > 0
     # The manual's command for guests that are restored from one state
