@@ -22,9 +22,9 @@ def compile_for_guest(source, directory, *options):
                      compiler='powerpc64le-linux-gnu-gcc')
 
 
-def run(*args, timeout=10 * HANG, **kwargs):
+def run(*args, **kwargs):
     """Run a program to its end, and print its output."""
     done = subprocess.run(args, capture_output=True, text=True, check=False,
-                          timeout=timeout, **{'input': '', **kwargs})
+                          timeout=10 * HANG, **{'input': '', **kwargs})
     print(done.stdout, done.stderr)
     return done
