@@ -1,9 +1,10 @@
 /*
- * An entropy gathering daemon for very many clients:  egd PATH [BYTES_PER_S]
+ * An entropy gathering daemon for very many clients:  egd BYTES_PER_S
  *
- * Answers each request 0x02 N with N bytes of the kernel's generator. The
- * clients take turns of one request each. BYTES_PER_S limits the rate, as for a
- * hardware generator.
+ * Standard input is the socket that clients connect to. The daemon answers each
+ * request 0x02 N with N bytes of the kernel's generator. The clients take turns
+ * of one request each. BYTES_PER_S limits the rate, as for a hardware
+ * generator; 0 is no limit.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -11,17 +12,17 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/random.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
 #define MAX_FDS 4096
 
-static struct pollfd fds[MAX_FDS];
+static struct pollfd fds[MAX_FDS] = {
+    { .fd = STDIN_FILENO, .events = POLLIN }
+};
 static double bytes_per_second;
 
 /* Sleep until hardware would have made all bytes that were given. */
@@ -61,20 +62,11 @@ static int serve(int fd)
     return 1;
 }
 
-int main(int argc, char **argv)
+int main(int, char **argv)
 {
-    struct sockaddr_un address = { .sun_family = AF_UNIX };
     int count = 1;
 
-    bytes_per_second = argc > 2 ? atof(argv[2]) : 0;
-    snprintf(address.sun_path, sizeof(address.sun_path), "%s", argv[1]);
-    fds[0].fd = socket(AF_UNIX, SOCK_STREAM, 0);
-    fds[0].events = POLLIN;
-    if (bind(fds[0].fd, (void *)&address, sizeof(address)) ||
-        listen(fds[0].fd, 128)) {
-        perror("egd");
-        return 1;
-    }
+    bytes_per_second = atof(argv[1]);
 
     for (;;) {
         poll(fds, count, -1);
@@ -87,8 +79,7 @@ int main(int argc, char **argv)
         }
         if (fds[0].revents && count < MAX_FDS) {
             fds[count].fd = accept(fds[0].fd, NULL, NULL);
-            fds[count].events = POLLIN;
-            count++;
+            fds[count++].events = POLLIN;
         }
     }
 }

@@ -1,64 +1,46 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The guests that are measured, and programs that are their sources."""
+"""The guests that are measured, and the EGD daemon that is their source."""
 
 import functools
-import os
 import socket
 import subprocess
+import sys
 from contextlib import contextmanager
 
-from testlib import TOP, bare_metal
-from testlib.limits import until
+from testlib import bare_metal
 from testlib.machine import machine
 from testlib.programs import compile_c
 
+EGD = 'rng-egd,chardev=egd'     # the backend for egd()
 
+
+@contextmanager
 def guest(directory, *args, **kwargs):
-    """A running bare-metal guest."""
-    return bare_metal.Guest(
+    """A bare-metal guest that runs for the time of the block."""
+    vm = bare_metal.Guest(
         functools.partial(machine, directory), bare_metal.build(directory),
         directory, *args, **kwargs)
-
-
-@contextmanager
-def running(vm):
-    """The guest for the time of the block."""
     try:
         yield vm
+    except AssertionError:
+        print(vm.log(), end='', file=sys.stderr)
+        raise
     finally:
         vm.qemu.shutdown(hard=True)
-        vm.ram.unlink()
+        vm.ram.unlink(missing_ok=True)
 
 
 @contextmanager
-def numbers(directory):
-    """A FIFO that gives the numbers 1, 2, 3 and so on as 64-bit words."""
-    fifo = directory / 'fifo'
-    os.mkfifo(fifo)
-    fd = os.open(fifo, os.O_RDWR)
-    with subprocess.Popen([TOP / 'bench/count.py'], stdout=fd) as feeder:
-        try:
-            yield fifo
-        finally:
-            feeder.kill()
-            os.close(fd)
-            fifo.unlink()
-
-
-def listens(path):
-    with socket.socket(socket.AF_UNIX) as client:
-        return client.connect_ex(str(path)) == 0
-
-
-@contextmanager
-def egd(directory, *args):
+def egd(directory, rate=0):
     """An EGD daemon; yields its process and QEMU's -chardev for it."""
     path = directory / 'egd.socket'
-    command = [compile_c('bench/egd.c', directory), path, *args]
-    with subprocess.Popen(command) as daemon:
-        try:
-            until(lambda: listens(path))
-            yield daemon, ['-chardev', f'socket,id=egd,path={path}']
-        finally:
-            daemon.kill()
-            path.unlink(missing_ok=True)
+    command = [compile_c('bench/egd.c', directory), str(rate)]
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(128)
+        with subprocess.Popen(command, stdin=listener) as daemon:
+            try:
+                yield daemon, ['-chardev', f'socket,id=egd,path={path}']
+            finally:
+                daemon.kill()
+                path.unlink()

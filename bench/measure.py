@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The measurements of bench/compare.py."""
 
+import itertools
 import math
-import signal
 import statistics
 import time
-from contextlib import contextmanager
+import timeit
 
-from machines import guest, running
+from machines import EGD, guest
 from record import expect
 from report import FIGURES
 from testlib import OUT, slow_source
@@ -19,8 +19,7 @@ from testlib.machine import URANDOM, machine
 from testlib.programs import compile_for_guest
 
 QEMUS = {'ours': OUT / 'native', 'peer': OUT / 'peer/native'}
-SOURCES = {'rng-random': URANDOM, 'rng-builtin': 'rng-builtin',
-           'rng-egd': 'rng-egd,chardev=egd'}
+SOURCES = {'rng-random': URANDOM, 'rng-builtin': 'rng-builtin', 'rng-egd': EGD}
 # The commands that have Linux use a device
 DEVICES = {'spapr-rng': f'echo pseries_rng >{CURRENT}',
            'virtio-rng-pci': 'modprobe virtio_pci; modprobe virtio-rng; '
@@ -28,22 +27,22 @@ DEVICES = {'spapr-rng': f'echo pseries_rng >{CURRENT}',
 
 BATCH = 0.04    # intended seconds of one batch of calls
 BARE_LIMIT = 15
-BOOT_LIMIT = 180
-
-
-def hangs(seconds):
-    """The result for a guest that made no progress for so many seconds."""
-    return {'hangs_after_s': seconds}
-
-
-def hung(rounds):
-    return any('hangs_after_s' in one for one in rounds)
+BLOCK = 4096    # bytes of a read that is measured for its throughput
 
 
 def durations(ticks):
-    """A result with durations in nanoseconds, from durations in ticks."""
-    return {name: round(count * 1e9 / TB_HZ)
-            for name, count in zip(FIGURES, ticks)}
+    """The result for durations in ticks of the time base."""
+    ticks = sorted(ticks)
+    samples = len(ticks)
+    return {**{name: round(ticks[math.ceil(samples * share) - 1] * 1e9 / TB_HZ)
+               for name, share in FIGURES.items()}, 'samples': samples}
+
+
+def reads(size, vcpus, seconds):
+    """Commands: each vCPU reads; then print a line of what they measured."""
+    return (f'seq 0 {vcpus - 1} | xargs -P {vcpus} -I cpu '
+            f"sh -c 'taskset -c cpu /reads {size} {seconds} >/cpu'\n"
+            "echo \"result $(cat /[0-9] | tr '\\n' ';')\"\n")
 
 
 class Calls:
@@ -53,8 +52,7 @@ class Calls:
         self._vm = vm
         self._opcode = opcode
         self.ticks = []
-        self._calls = 0
-        self._seconds = 0
+        self._calls = self._seconds = 0
         self._batch = 16
 
     def _make(self, calls, record=False):
@@ -74,36 +72,8 @@ class Calls:
                           max(16, round(self._batch * BATCH / seconds)))
 
     def result(self):
-        ticks, samples = sorted(self.ticks), len(self.ticks)
         return {'calls_per_s': round(self._calls / self._seconds),
-                **durations(ticks[math.ceil(samples * thousandths / 1000) - 1]
-                            for thousandths in (500, 990, 999, 1000)),
-                'samples': samples}
-
-
-@contextmanager
-def within(seconds):
-    """Interrupt the block in the main thread when it takes longer."""
-    def late(*_):
-        raise AssertionError(f'not done within {seconds} s')
-
-    signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def _stop(vm):
-    """Stop the machine; return the milliseconds that it took."""
-    start = time.monotonic()
-    try:
-        with within(BARE_LIMIT):
-            vm.qemu.cmd('stop')
-    except AssertionError:
-        return hangs(BARE_LIMIT)
-    return {'stop_ms': round((time.monotonic() - start) * 1e3, 2)}
+                **durations(self.ticks)}
 
 
 class Bench:
@@ -123,16 +93,12 @@ class Bench:
         compile_for_guest('guests/reads.c', directory)
         self._boots = []    # the seconds of all boots of Linux so far
 
-    def _guest(self, qemu, *args, **kwargs):
-        return running(guest(self._directory, *args, build=QEMUS[qemu],
-                             **kwargs))
-
-    def bare(self, seconds, wanted, qemu, source, vcpus, **properties):
+    def bare_metal(self, seconds, wanted, qemu, source, vcpus, **properties):
         """Measure the null hypercall and H_RANDOM in turn."""
         if 'random' not in wanted:
             return {}
-        with self._guest(qemu, SOURCES[source], *self._chardev, cpus=vcpus,
-                         **properties) as vm:
+        with guest(self._directory, SOURCES[source], *self._chardev,
+                   build=QEMUS[qemu], cpus=vcpus, **properties) as vm:
             null, random = Calls(vm, H_UNASSIGNED), Calls(vm, H_RANDOM)
             end = time.monotonic() + seconds
             try:
@@ -142,37 +108,37 @@ class Bench:
             except AssertionError:
                 if all(map(vm.done, range(vcpus))):
                     raise
-                return {'random': hangs(BARE_LIMIT)}
+                return {'random': {'hangs_after_s': BARE_LIMIT}}
             expect(sum(vm.get(cpu, FAULTS) for cpu in range(vcpus)) ==
                    len(null.ticks), 'calls failed')
             return {'null': null.result(), 'random': random.result()}
 
-    def slow(self, seconds, wanted, qemu, chunk, chunk_ms):
+    def slow(self, seconds, _, qemu, chunk, chunk_ms):
         """Measure a guest that calls all the time, and the monitor's answers.
 
         The source gives so many bytes each chunk_ms.
         """
-        if not wanted:
-            return {}
         source = slow_source.SlowSource(self._directory, self._library, chunk,
                                         chunk_ms)
         # The test of the first words would take longer than the measurement.
         options = {'health_test': 'off'} if qemu == 'ours' else {}
-        with self._guest(qemu, source.backend, wrapper=source.wrapper,
-                         **options) as vm:
+        with guest(self._directory, source.backend, build=QEMUS[qemu],
+                   wrapper=source.wrapper, **options) as vm:
             vm.call(1 << 40)
             until(lambda: source.is_read)
             start, before, times = time.monotonic(), vm.count(), []
             while time.monotonic() < start + seconds:
                 times += slow_source.latencies(vm.qemu, 10)
             got = (vm.count() - before) * 8 / (time.monotonic() - start)
+            stop = timeit.timeit(lambda: vm.qemu.cmd('stop'), number=1)
             return {'slow': {
                 'bytes_per_s': round(got),
                 'monitor_median_ms': round(statistics.median(times) * 1e3, 2),
-                'monitor_worst_ms': round(max(times) * 1e3, 2), **_stop(vm)}}
+                'monitor_worst_ms': round(max(times) * 1e3, 2),
+                'stop_ms': round(stop * 1e3, 2)}}
 
     def _reads(self, limit, job, args, qemu):
-        """Have Linux run `reads`; return the results before a hang."""
+        """Have Linux run a job; return the results before a hang."""
         start = time.monotonic()
         vm = machine(self._directory, *linux_args(
             '6.1', self._directory, job, ['reads']), *args, build=QEMUS[qemu])
@@ -186,9 +152,9 @@ class Bench:
             pass
         finally:
             vm.shutdown(hard=True)
-        return [[int(word) for word in line.split()[1:]]
-                for line in console.lines
-                if line.startswith('result ') and line.count(' ') == 7]
+        return [[list(map(int, reader.split()))
+                 for reader in line.split(' ', 1)[1].split(';')[:-1]]
+                for line in console.lines if line.startswith('result ')]
 
     def linux(self, seconds, wanted, qemu, source, vcpus):
         """Measure reads of /dev/hwrng, one device after the other.
@@ -197,21 +163,25 @@ class Bench:
         """
         results = {}
         while wanted:
-            job = 'set -e\n' + '\n'.join(
-                f'{DEVICES[device]}\n/reads {vcpus} {seconds}'
-                for device in wanted)
+            job = 'set -e\n' + ''.join(
+                f'{DEVICES[device]}\n{reads(8, vcpus, seconds)}'
+                f'{reads(BLOCK, vcpus, seconds)}' for device in wanted)
             args = [*self._chardev, '-object', f'{SOURCES[source]},id=rng0',
                     '-smp', str(vcpus)]
             for device in wanted:
                 args += ['-device', f'{device},rng=rng0']
             # Three times the longest boot so far: a busy host delays a boot.
-            limit = max(30, round(3 * max(self._boots))) if self._boots else \
-                BOOT_LIMIT
+            limit = max(30, round(3 * max(self._boots, default=60)))
             given = self._reads(limit, job, args, qemu)
-            for device, (*ticks, samples, size, took) in zip(wanted, given):
-                results[device] = {'bytes_per_s': round(size * TB_HZ / took),
-                                   **durations(ticks), 'samples': samples}
-            if len(given) < len(wanted):
-                results[wanted[len(given)]] = hangs(limit)
-            wanted = wanted[len(given) + 1:]
+            for device, words, blocks in zip(wanted, given[::2], given[1::2]):
+                starts, ends, *_ = zip(*blocks)
+                size = BLOCK * sum(len(ticks) for _, _, *ticks in blocks)
+                results[device] = {
+                    'bytes_per_s': round(size * TB_HZ /
+                                         (max(ends) - min(starts))),
+                    **durations(itertools.chain(*(
+                        ticks for _, _, *ticks in words)))}
+            wanted = wanted[len(given) // 2:]
+            if wanted:
+                results[wanted.pop(0)] = {'hangs_after_s': limit}
         return results

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Functions that the programs of bench/ share: errors, and writing results."""
+"""Functions that the programs of bench/ share: errors, and writing results.
+
+A program imports this module first, which has Python find testlib.
+"""
 
 import json
 import os
@@ -13,20 +16,21 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from testlib import OUT, TOP
+TOP = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(TOP))
 
-
-class Failure(Exception):
-    """A measured machine misbehaves, or a measurement is impossible."""
+from testlib import OUT  # noqa: E402
 
 
 def expect(condition, what):
+    """End the program if a machine misbehaves."""
     if not condition:
-        raise Failure(what)
+        sys.exit(f'{Path(sys.argv[0]).stem}: {what}')
 
 
-def parse(parser):
-    """The program's arguments, among them --out, a directory that exists."""
+@contextmanager
+def measuring(parser):
+    """The program's arguments, with --out, and a directory to work in."""
     parser.add_argument('--out', type=Path, default=TOP / 'bench/results',
                         help='the directory for the results')
     args = parser.parse_args()
@@ -34,19 +38,10 @@ def parse(parser):
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         parser.error(f'--out: {error}')
-    return args
-
-
-@contextmanager
-def measuring():
-    """A directory to work in. A Failure ends the program with its message."""
     # Python's own way to end would leave the guests running.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit('ended'))
     with tempfile.TemporaryDirectory() as name:
-        try:
-            yield Path(name)
-        except Failure as failure:
-            sys.exit(f'{Path(sys.argv[0]).stem}: {failure}')
+        yield args, Path(name)
 
 
 def version(build):
@@ -63,14 +58,14 @@ def environment():
     return {'command': ' '.join([f'bench/{Path(sys.argv[0]).name}',
                                  *sys.argv[1:]]),
             'date': time.strftime('%Y-%m-%d'),
-            'machine': ', '.join([*models[:1],
-                                  f'{os.cpu_count()} cores']),
+            'machine': ', '.join([*models[:1], f'{os.cpu_count()} cores']),
             'kernel': f'{platform.system()} {platform.release()}',
             'qemu': version(OUT / 'native'), 'series': series}
 
 
-def write(directory, name, where, results, lines):
+def write(directory, name, results, lines, **facts):
     """Write all results to NAME.json, and the readable lines to NAME.md."""
+    where = {**environment(), **facts}
     (directory / f'{name}.json').write_text(
         json.dumps({**where, 'results': results}, indent=2) + '\n')
     (directory / f'{name}.md').write_text('\n'.join([

@@ -6,7 +6,8 @@ import tempfile
 
 from testlib import TOP
 
-FIGURES = ('p50_ns', 'p99_ns', 'p999_ns', 'max_ns')
+# The durations of a result, and the share of calls that took no longer
+FIGURES = {'p50_ns': 0.5, 'p99_ns': 0.99, 'p999_ns': 0.999, 'max_ns': 1}
 HEADS = ['p50', 'p99', 'p99.9', 'max']
 
 
@@ -27,14 +28,11 @@ def nanoseconds(value):
     return f'{value} ns'
 
 
-def hangs(figures):
-    return f"hangs: no answer in {figures['hangs_after_s']} s"
-
-
 def cells(rounds, rate):
     figures = best(rounds)
     if 'hangs_after_s' in figures:
-        return [hangs(figures), *[''] * len(FIGURES)]
+        return [f"hangs: no answer in {figures['hangs_after_s']} s",
+                *[''] * len(FIGURES)]
     return [*(nanoseconds(figures[key]) for key in FIGURES),
             f'{figures[rate]:,}']
 
@@ -46,10 +44,10 @@ def table(head, rows):
 
 def null_rows(entries):
     """The best round of the null hypercall, for each QEMU and vCPU number."""
-    for cpus, qemu in dict.fromkeys((e['vcpus'], e['qemu']) for e in entries):
+    for key in dict.fromkeys((e['vcpus'], e['qemu']) for e in entries):
         rounds = sum((e['null'] for e in entries
-                      if (e['vcpus'], e['qemu']) == (cpus, qemu)), [])
-        yield ['null hypercall', cpus, qemu, *cells(rounds, 'calls_per_s')]
+                      if (e['vcpus'], e['qemu']) == key), [])
+        yield ['null hypercall', *key, *cells(rounds, 'calls_per_s')]
 
 
 def bare_metal(entries):
@@ -75,8 +73,8 @@ def slow_row(entry):
     chunk, ms = entry['chunk'], entry['chunk_ms']
     return [f'{chunk} bytes each {ms} ms', entry['qemu'],
             f'{chunk * 1000 // ms:,}', f"{figures['bytes_per_s']:,}",
-            *(f'{figures[key]} ms' if key in figures else hangs(figures)
-              for key in ('monitor_median_ms', 'monitor_worst_ms', 'stop_ms'))]
+            *(f'{figures[key]} ms' for key in
+              ('monitor_median_ms', 'monitor_worst_ms', 'stop_ms'))]
 
 
 def slow(entries):
@@ -120,12 +118,10 @@ def points(entries):
                 e[call] for e in entries if e['source'] == source
                 and series in ('null', e['qemu'])), []))
             place = group + (number - 1) * 0.27
-            if 'hangs_after_s' in figures:
-                yield [place, *['NaN'] * 4, '"hangs"', source]
-            else:
-                label = nanoseconds(figures['p50_ns'])
-                yield [place, *(figures[key] for key in FIGURES), f'"{label}"',
-                       source]
+            label = nanoseconds(figures['p50_ns']) if 'p50_ns' in figures \
+                else 'hangs'
+            yield [place, *(figures.get(key, 'NaN') for key in FIGURES),
+                   f'"{label}"', source]
         yield []
         yield []
 
