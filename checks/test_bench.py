@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A short run of bench/compare.py."""
+"""Short runs of the programs of bench/, and their EGD daemon."""
 
 import json
-import xml.etree.ElementTree as ET
+import socket
+import sys
+import time
 
 import pytest
 
@@ -10,130 +12,115 @@ from testlib import TOP
 from testlib.limits import HANG
 from testlib.programs import run
 
+sys.path.insert(0, str(TOP / 'bench'))
+
+from many import QUOTA, SHARE, egd  # noqa: E402
+from report import FIGURES  # noqa: E402
+
+
+def measured(directory, program, *args):
+    """Run a program of bench/; return its results as data, and as text."""
+    done = run(TOP / f'bench/{program}.py', *args, '--out', directory)
+    assert done.returncode == 0, done.stderr
+    (data,), (text,) = directory.glob('*.json'), directory.glob('*.md')
+    return json.loads(data.read_text()), text.read_text()
+
 
 @pytest.fixture(scope='module')
-def made(tmp_path_factory):
-    """The directory with the results."""
+def compared(tmp_path_factory):
+    """The data, the text and the figure of bench/compare.py."""
     directory = tmp_path_factory.mktemp('bench')
-    done = run(TOP / 'bench/compare.py', '--quick', '--out', directory)
-    assert done.returncode == 0, done.stderr
-    return directory
+    return (*measured(directory, 'compare', '--quick'),
+            (directory / 'bench.svg').read_text())
 
 
-@pytest.fixture
-def found(made):
-    return json.loads((made / 'bench.json').read_text())
-
-
-def check(figures, rate, at_once=1):
+def median(figures, rate, at_once=1):
     """
-    Check figures for consistency.
-
-    Returns the median duration, which other load hardly changes.
+    The median duration, which other load hardly changes; the rate must fit it.
 
     at_once: how many units of the rate one duration stands for
     """
-    times = [figures[key] for key in ('p50_ns', 'p99_ns', 'p999_ns', 'max_ns')]
-    assert 0 < times[0] and times == sorted(times) and times[-1] < HANG * 1e9
+    times = [figures[key] for key in FIGURES]
+    assert 0 < times[0] and times == sorted(times)
     assert figures['samples'] >= 16
     assert 0 < figures[rate] < 10e9 / times[0] * at_once
     return times[0]
 
 
-def one(entries, **keys):
-    """The only entry with these keys."""
-    entry, = (e for e in entries
-              if all(e.get(key) == value for key, value in keys.items()))
-    return entry
-
-
-def test_bare_metal(found):
+def test_bare_metal(compared):
     """
     Compare the cost of a call with that of a null hypercall of the process.
 
-    A call of this device costs little more. With a system call for each call,
-    it would cost 15 times as much; if another thread had to wake up, hundreds
-    of times.
+    With pool-size=8, each call needs a system call, or another process. A call
+    of the peer costs hundreds of null hypercalls.
     """
-    entries = found['results']['bare_metal']
+    found = {(e['qemu'], e['source'], e.get('pool_size')): e
+             for e in compared[0]['results']['bare_metal']}
 
-    def cost(qemu, source, pool_size=None):
-        entry = one(entries, vcpus=1, qemu=qemu, source=source,
-                    pool_size=pool_size)
-        (random,), (null,) = entry['random'], entry['null']
-        return check(random, 'calls_per_s') / check(null, 'calls_per_s')
+    def cost(*key):
+        (random,), (null,) = found[key]['random'], found[key]['null']
+        return median(random, 'calls_per_s') / median(null, 'calls_per_s')
 
-    for source in ('rng-random', 'rng-builtin'):
-        assert cost('ours', source) < 4
+    for source, alone in (
+            ('rng-random', 1.5), ('rng-builtin', 1.5), ('rng-egd', 50)):
+        assert cost('ours', source, None) < 4
         assert cost('ours', source, 4096) < 4
-        assert cost('ours', source, 8) > 1.5
-        assert cost('peer', source) > 50
-    assert cost('ours', 'rng-egd') < 4
-    assert cost('ours', 'rng-egd', 8) > 50
-    peer = one(entries, source='rng-egd', qemu='peer')
-    assert peer['random'] == [{'hangs_after_s': 15}]
+        assert cost('ours', source, 8) > alone
+    for source in ('rng-random', 'rng-builtin'):
+        assert cost('peer', source, None) > 50
+    assert found['peer', 'rng-egd', None]['random'] == [{'hangs_after_s': 15}]
 
 
-def test_slow(found):
-    """The guest gets no more bytes than there are, and QEMU can be stopped."""
-    entries = found['results']['slow']
-    assert {e['qemu'] for e in entries} == {'ours', 'peer'}
-    for entry in entries:
+def test_slow(compared):
+    """The guest gets no more bytes than there are."""
+    for entry in compared[0]['results']['slow']:
         figures, = entry['slow']
         assert 0 < figures['monitor_median_ms'] <= figures['monitor_worst_ms']
         assert 0 < figures['bytes_per_s'] <= \
             1.5 * entry['chunk'] * 1000 / entry['chunk_ms']
-        if entry['qemu'] == 'ours':
-            assert figures['stop_ms'] < HANG * 1e3
 
 
-def test_linux(found):
+def test_linux(compared):
     """
     Compare reads of 8 bytes with those of virtio-rng in the same process.
 
     A read is one call. With the peer, each call takes longer than a read from
     virtio-rng, most of which find bytes of an earlier request.
     """
-    entries = found['results']['linux']
+    found = {(e['qemu'], e['source']): e
+             for e in compared[0]['results']['linux']}
 
-    def measured(qemu, source, device):
-        figures, = one(entries, vcpus=1, qemu=qemu, source=source)[device]
+    def duration(device, *key):
+        figures, = found[key][device]
         # Most reads of virtio-rng take a part of a request for 128 bytes.
-        return check(figures, 'bytes_per_s', 128)
+        return median(figures, 'bytes_per_s', 128)
 
-    def cost(qemu):
-        return measured(qemu, 'rng-random', 'spapr-rng') / \
-            measured(qemu, 'rng-random', 'virtio-rng-pci')
+    def cost(*key):
+        return duration('spapr-rng', *key) / duration('virtio-rng-pci', *key)
 
-    assert cost('ours') < 4 < cost('peer')
-    for qemu in ('ours', 'peer'):
-        measured(qemu, 'rng-egd', 'virtio-rng-pci')
-    measured('ours', 'rng-egd', 'spapr-rng')
-    hangs, = one(entries, qemu='peer', source='rng-egd')['spapr-rng']
-    assert list(hangs) == ['hangs_after_s'] and hangs['hangs_after_s'] >= 30
+    assert cost('ours', 'rng-random') < 4 < cost('peer', 'rng-random')
+    assert cost('ours', 'rng-egd') < 4
+    assert duration('virtio-rng-pci', 'peer', 'rng-egd')
+    hangs, = found['peer', 'rng-egd']['spapr-rng']
+    assert hangs['hangs_after_s'] >= 30
 
 
-def test_report(made, found):
-    for key in ('command', 'date', 'machine', 'kernel', 'qemu', 'peer'):
-        assert found[key]
+def test_report(compared):
+    found, text, figure = compared
     assert found['qemu'] == found['peer']
-    text = (made / 'bench.md').read_text()
-    for start in ('| null hypercall | 1 | ours |',
-                  '| rng-egd | 1 | peer | hangs: no answer in 15 s |',
-                  '| rng-random | 8 |',
-                  '| 32 bytes each 500 ms | peer | 64 |',
-                  '| virtio-rng-pci | rng-egd | 1 | ours |'):
-        assert f'\n{start}' in text
-    ours = one(found['results']['bare_metal'], source='rng-random', vcpus=1,
-               qemu='ours', pool_size=None)['random'][0]
-    assert f"| {ours['calls_per_s']:,} |" in text
-
+    ours, = found['results']['bare_metal'][0]['random']
+    for part in ('| null hypercall | 1 | ours |',
+                 f"| {ours['calls_per_s']:,} |",
+                 '| rng-egd | 1 | peer | hangs: no answer in 15 s |',
+                 '| rng-random | 8 |',
+                 '| 32 bytes each 500 ms | ours | 64 |',
+                 '| 32 bytes each 500 ms | peer | 64 |',
+                 '| virtio-rng-pci | rng-egd | 1 | ours |'):
+        assert part in text
     # The figure has a label for each measurement: the median, or "hangs".
-    svg = ET.parse(made / 'bench.svg')
-    texts = {''.join(text.itertext()).strip()
-             for text in svg.iter('{http://www.w3.org/2000/svg}text')}
-    assert {'null hypercall', 'rng-egd', 'hangs',
-            f"{ours['p50_ns']} ns"} <= texts
+    for label in ('null hypercall', 'rng-egd', 'hangs',
+                  f"{ours['p50_ns']} ns"):
+        assert f'>{label}</tspan>' in figure
 
 
 def test_results():
@@ -141,3 +128,47 @@ def test_results():
     of, = {json.loads(path.read_text())['series']
            for path in (TOP / 'bench/results').glob('*.json')}
     assert f' of series {of})' in (TOP / 'README.md').read_text()
+
+
+def test_soak(tmp_path):
+    found, text = measured(tmp_path, 'soak', '--calls', '4000000',
+                           '--migrations', '5')
+    calls, moves = found['results']['calls'], found['results']['moves']
+    assert calls['calls'] == 4000000
+    assert moves['migrations'] == 5 and moves['calls'] > 5000
+    assert '4,000,000' in text
+
+
+def test_many(tmp_path):
+    found, text = measured(tmp_path, 'many', '--guests', '2', '--seconds', '1')
+    cases = found['results']['cases']
+    for case in cases.values():
+        assert len(case['calls']) == 2 and min(case['calls']) > 0
+    # A guest that waits for its quota or its source gets far less.
+    assert min(cases['urandom']['rates'] + cases['egd']['rates']) > 10 * QUOTA
+    for name, limit in (('quota', QUOTA), ('slow8', SHARE)):
+        assert max(cases[name]['rates']) <= 10 * limit
+    assert cases['quota']['failed_calls'] == 0
+    assert '2 guests call at once' in text
+
+
+def test_slow_daemon(tmp_path):
+    """The daemon keeps to its rate, and is fair to modest clients."""
+    request, asked = bytes([2, 100]), 60000     # 30 s
+    with (egd(tmp_path, 2000) as (_, args),
+          socket.socket(socket.AF_UNIX) as greedy,
+          socket.socket(socket.AF_UNIX) as modest):
+        for client in greedy, modest:
+            client.settimeout(HANG)
+            client.connect(args[1].rpartition('=')[2])
+        greedy.sendall(request * (asked // 100))
+        start = time.monotonic()
+        got = set()
+        for _ in range(5):
+            modest.sendall(request)
+            got.add(modest.recv(100, socket.MSG_WAITALL))
+        assert set(map(len, got)) == {100} and len(got) == 5
+        # These answers, and four to the other client in between, take 50 ms
+        # each, but for the first and the last.
+        assert time.monotonic() - start >= 0.3
+        assert len(greedy.recv(asked, socket.MSG_DONTWAIT)) < asked
