@@ -30,10 +30,8 @@ def test_call(guest, backend, cpus, least):
 
     def ratio():
         # Measure both in turn, so that other load affects both equally.
-        null, random = [], []
-        for _ in range(ROUNDS):
-            null.append(seconds(H_UNASSIGNED))
-            random.append(seconds(H_RANDOM))
+        null, random = zip(*([seconds(H_UNASSIGNED), seconds(H_RANDOM)]
+                             for _ in range(ROUNDS)))
         return min(null) / min(random)
 
     assert best_run(ratio, least) >= least
