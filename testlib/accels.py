@@ -12,10 +12,6 @@ ACCELS = {
     'icount': {'icount': 'shift=auto', 'cpus': 4},
 }
 
-
-def accels(*names):
-    return pytest.mark.parametrize('way', [ACCELS[name] for name in names],
-                                   ids=names)
-
-
-every_accel = accels(*ACCELS)
+every_accel = pytest.mark.parametrize('way', ACCELS.values(), ids=ACCELS)
+not_icount = pytest.mark.parametrize(
+    'way', [ACCELS['multi'], ACCELS['single']], ids=['multi', 'single'])

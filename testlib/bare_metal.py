@@ -4,12 +4,11 @@
 The host shares the guest's memory, in the layout of hcalls.h.
 """
 
-import array
+import ctypes
 import itertools
 import mmap
 import struct
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -46,6 +45,12 @@ def source_bytes(first, end):
     return struct.pack(f'>{end - first}Q', *map(word, range(first, end)))
 
 
+class Memory(ctypes.BigEndianStructure):
+    """The guest's memory: each word is accessed whole, never in parts."""
+
+    _fields_ = [('words', ctypes.c_uint64 * (RAM_SIZE // 8))]
+
+
 class Guest:
     """
     A machine that runs the program, with the device and its backend.
@@ -66,8 +71,7 @@ class Guest:
         with open(self.ram, 'ab+') as file:
             file.truncate(RAM_SIZE)
             memory = mmap.mmap(file.fileno(), RAM_SIZE)
-        # Access whole words: a word is never seen half changed by the guest.
-        self._words = memoryview(memory).cast('Q')
+        self._memory = Memory.from_buffer(memory)
         if not ram:
             self._set_up(interrupts)
         of_machine = {option: options.pop(option)
@@ -93,24 +97,18 @@ class Guest:
             self.set(cpu, INTERRUPTS, interrupts)
             self.set(cpu, INTERVAL, TB_HZ // 1000)
 
-    def _peek(self, address):
-        word = self._words[address // 8]
-        return int.from_bytes(word.to_bytes(8, sys.byteorder), 'big')
+    def _words(self, address, count):
+        first = address // 8
+        return self._memory.words[first:first + count]
 
     def _poke(self, address, value):
-        self._words[address // 8] = int.from_bytes(value.to_bytes(8, 'big'),
-                                                   sys.byteorder)
+        self._memory.words[address // 8] = value
 
     def _ring(self, cpu, length):
-        """The first `length` words of the ring of vCPU `cpu`."""
-        first = (cpu + 1) << 17
-        words = array.array('Q', self._words[first:first + length].tobytes())
-        if sys.byteorder == 'little':
-            words.byteswap()
-        return words
+        return self._words((cpu + 1) << 20, length)
 
     def get(self, cpu, field):
-        return self._peek(BLOCKS + cpu * BLOCK_SIZE + field)
+        return self._words(BLOCKS + cpu * BLOCK_SIZE + field, 1)[0]
 
     def set(self, cpu, field, value):
         self._poke(BLOCKS + cpu * BLOCK_SIZE + field, value)
@@ -138,13 +136,13 @@ class Guest:
         The arguments are those of the last start at the machine's start: the
         32-bit words 3 to 5 are the vCPU, its entry point, and its r3.
         """
-        entry = self._peek(RTAS_ARGS + 16) >> 32
+        entry = self._words(RTAS_ARGS + 16, 1)[0] >> 32
         self._poke(RTAS_ARGS + 8, 1 << 32 | cpu)
         self._poke(RTAS_ARGS + 16, entry << 32 | cpu)
         self.set(0, ARGUMENT, RTAS_ARGS)
         self.call(1, H_RTAS, [0], record=False)
         until(lambda: self.done(0))
-        assert self._peek(RTAS_ARGS + 24) >> 32 == 0
+        assert self._words(RTAS_ARGS + 24, 1)[0] >> 32 == 0
 
     def calls_wait(self, cpus=None):
         """Whether vCPUs wait in their calls, some time after these began."""
@@ -154,12 +152,14 @@ class Guest:
         return not any(map(self.done, cpus))
 
     def begin(self, cpus=None):
-        """Have vCPUs make a call each, which must wait."""
+        """Have vCPUs make a call each, which must wait; forget results."""
+        for cpu in cpus or range(self.cpus):
+            self.set(cpu, COUNT, 0)
         self.call(cpus=cpus)
         assert self.calls_wait(cpus)
 
     def count(self):
-        """How many recorded calls have returned."""
+        """How many calls have returned and are recorded."""
         return sum(self.get(cpu, COUNT) for cpu in range(self.cpus))
 
     def call_until_success(self):
@@ -207,19 +207,21 @@ class Guest:
                 if ': warning: ' in line or ': info: ' in line]
 
     def reset(self):
+        """Reset the machine; each batch that is not done begins again."""
+        for cpu in range(self.cpus):
+            self.set(cpu, START, 0)
         self.qemu.cmd('system_reset')
         self.qemu.event_wait('RESET', timeout=HANG)
 
-    def quit(self):
-        """End QEMU by its monitor; it must end without an error."""
-        self.qemu.cmd('quit')
+    def quit(self, command='quit'):
+        """Give QEMU a command that ends it; it must end without an error."""
+        self.qemu.cmd(command)
         self.qemu.wait(timeout=HANG)
         assert self.qemu.exitcode() == 0
 
     def save(self, path):
         """Migrate to a file all but the memory, which stops the guest."""
-        self._leave_memory()
-        self.qemu.cmd('migrate', uri=f'file:{path}')
+        self._migrate('migrate', path)
         until_saved(self.qemu)
 
     def restore(self, path):
@@ -227,15 +229,15 @@ class Guest:
 
         The machine has the same memory, and was started with -incoming defer.
         """
-        self._leave_memory()
-        self.qemu.cmd('migrate-incoming', uri=f'file:{path}')
+        self._migrate('migrate-incoming', path)
         until(lambda: migration(self.qemu) == 'completed' and
               self.qemu.cmd('query-status')['status'] == 'running')
 
-    def _leave_memory(self):
-        """Exclude the memory from migration: it takes most of the time."""
+    def _migrate(self, command, path):
+        """Begin a migration without the memory, which takes longest."""
         self.qemu.cmd('migrate-set-capabilities', capabilities=[
             {'capability': 'x-ignore-shared', 'state': True}])
+        self.qemu.cmd(command, uri=f'file:{path}')
 
     def cpu_seconds(self):
         """The processor time that QEMU has used."""

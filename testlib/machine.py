@@ -123,17 +123,16 @@ def until_saved(qemu):
 
 def add_disk(qemu, directory):
     """Add a disk, to which savevm can write snapshots."""
-    file = directory / 'disk'
-    file.touch()
-    format_disk(qemu, file)
+    path = directory / 'disk'
+    path.touch()
+    format_disk(qemu, path)
 
 
-def format_disk(qemu, file):
+def format_disk(qemu, path):
     """Make an empty file such a disk, and add it."""
-    qemu.cmd('blockdev-add', driver='file', filename=str(file),
-             node_name='file')
+    file = {'driver': 'file', 'filename': str(path)}
     qemu.cmd('blockdev-create', job_id='job', options={
-        'driver': 'qcow2', 'file': 'file', 'size': 1 << 20})
+        'driver': 'qcow2', 'file': file, 'size': 1 << 20})
     until(lambda: qemu.cmd('query-jobs')[0]['status'] == 'concluded')
     qemu.cmd('job-dismiss', id='job')
-    qemu.cmd('blockdev-add', driver='qcow2', file='file', node_name='disk')
+    qemu.cmd('blockdev-add', driver='qcow2', file=file, node_name='disk')
