@@ -1,42 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The QEMU of "make install", run from the directory of its installation."""
 
-import contextlib
 import socket
-import ssl
 import subprocess
 
-from testlib.egd import EgdDaemon
+from testlib.bare_metal import source_bytes, word
 from testlib.install import PREFIX, install
-from testlib.machine import URANDOM, add_disk, hmp
-
-
-class TlsDaemon(EgdDaemon):
-    """A daemon that uses TLS, on a TCP port."""
-
-    def __init__(self, directory):
-        super().__init__(directory / 'unused')
-        key, certificate = directory / 'key.pem', directory / 'ca-cert.pem'
-        subprocess.run(
-            ['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes',
-             '-days', '2', '-subj', '/CN=localhost', '-addext',
-             'subjectAltName=DNS:localhost', '-addext',
-             'keyUsage=digitalSignature,keyCertSign', '-keyout', key, '-out',
-             certificate], check=True, capture_output=True)
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(certificate, key)
-        self.port = None
-
-    def _listen(self):
-        listener = socket.create_server(('localhost', 0))
-        self.port = listener.getsockname()[1]
-        return self._context.wrap_socket(listener, server_side=True)
+from testlib.machine import URANDOM, hmp
 
 
 def test_features(guest, installed, tmp_path):
-    """The device works with user networking, VNC and qcow2."""
+    """The device works with user networking, VNC and a compressed disk."""
+    def run(tool, *args):
+        subprocess.run([installed / 'bin' / tool, *args], cwd=tmp_path,
+                       check=True)
+
+    run('qemu-img', 'create', '-q', '-f', 'qcow2', '-o',
+        'compression_type=zstd', 'disk', '1M')
+    run('qemu-io', '-c', 'write -c 0 64k', 'disk')
     vm = guest(URANDOM, '-nic', 'user,model=virtio-net-pci',
-               '-vnc', f'unix:{tmp_path}/vnc', cpus=2,
+               '-vnc', f'unix:{tmp_path}/vnc', '-drive',
+               f'file={tmp_path}/disk,if=none', cpus=2,
                build=installed / 'bin', firmware=None)
     vm.call(1000)
     vm.finish()
@@ -46,36 +30,34 @@ def test_features(guest, installed, tmp_path):
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(f'{tmp_path}/vnc')
         assert client.recv(12).startswith(b'RFB 003.')
-    add_disk(vm.qemu, tmp_path)
     hmp(vm.qemu, 'savevm state')
     vm.quit()
+    run('qemu-img', 'check', 'disk')
 
 
-def test_tls(guest, installed, tmp_path):
-    """QEMU connects to the EGD daemon with TLS, as to another host."""
-    with contextlib.closing(TlsDaemon(tmp_path)) as daemon:
-        daemon.start()
-        vm = guest('rng-egd,chardev=egd', '-object',
-                   f'tls-creds-x509,id=tls,endpoint=client,dir={tmp_path}',
-                   '-chardev',
-                   f'socket,id=egd,host=localhost,port={daemon.port},'
-                   'tls-creds=tls,reconnect-ms=50', timeout=0,
-                   build=installed / 'bin', firmware=None)
-        vm.call(1000)
-        vm.finish()
-        assert b''.join(value.to_bytes(8, 'big')
-                        for value in vm.values()) == daemon.given[:8000]
-        vm.quit()
-
-
-def test_tools(installed, tmp_path):
-    """The installed tools make and check a compressed disk."""
-    for tool, *args in [['qemu-img', 'create', '-q', '-f', 'qcow2', '-o',
-                         'compression_type=zstd', 'disk', '1M'],
-                        ['qemu-io', '-c', 'write -c 0 64k', 'disk'],
-                        ['qemu-img', 'check', 'disk']]:
-        subprocess.run([installed / 'bin' / tool, *args], cwd=tmp_path,
-                       check=True)
+def test_tls(guest, installed, fifo, tmp_path, request):
+    """An EGD daemon on another host gets commands and sends words with TLS."""
+    fifo.write(source_bytes(0, 1000))
+    key = 32 * 'a'
+    (tmp_path / 'keys.psk').write_text(f'qemu:{key}\n')
+    with socket.create_server(('localhost', 0)) as free:
+        port = free.getsockname()[1]
+    with open(fifo.path, 'rb') as words:
+        daemon = subprocess.Popen(
+            ['openssl', 's_server', '-accept', f'localhost:{port}', '-nocert',
+             '-psk', key, '-psk_identity', 'qemu', '-naccept', '1', '-quiet'],
+            stdin=words, stdout=subprocess.PIPE)
+    request.addfinalizer(daemon.kill)
+    vm = guest('rng-egd,chardev=egd', '-object', 'tls-creds-psk,id=tls,'
+               f'endpoint=client,username=qemu,dir={tmp_path}', '-chardev',
+               f'socket,id=egd,host=localhost,port={port},tls-creds=tls,'
+               'reconnect-ms=50', timeout=0,
+               build=installed / 'bin', firmware=None)
+    vm.call(1000)
+    vm.finish()
+    vm.quit()
+    assert vm.values() == [word(i) for i in range(1000)]
+    assert daemon.stdout.read(1) == b'\2'
 
 
 def test_uninstall(tmp_path):
