@@ -18,6 +18,7 @@ DEVICE = spapr_rng()
 ENDS = {'ours': ('native', DEVICE), 'ours-without': ('native', []),
         'peer': ('peer/native', DEVICE), 'peer-without': ('peer/native', []),
         '7.2': (None, DEVICE), 'ours-7.2': ('native', DEVICE)}
+LISTING = 'ours', 'ours-7.2'    # These list hcall-random for their guests.
 
 # A process on the first vCPU that reads until a read fails, which lets the
 # second vCPU be idle
@@ -27,12 +28,6 @@ READ = 'dd if=/dev/hwrng bs=64 count=1 2>/dev/null | wc -c'
 LISTED = "grep -q hcall-random /proc/device-tree/rtas/ibm,hypertas-functions"
 NODE = '/proc/device-tree/ibm,platform-facilities/ibm,random-v1'
 
-
-def is_listed(end):
-    """Whether the machine lists hcall-random for its guest."""
-    return ENDS[end][0] == 'native' and bool(ENDS[end][1])
-
-
 # QEMU 10.2 and later, also with their own device, stop vCPU 0 of a guest of an
 # older QEMU if it is idle: cpu_post_load() takes PSSCR[EC], which the vCPU
 # that boots always has, for the sign of a stopped vCPU.
@@ -40,12 +35,6 @@ LOSES_VCPU_0 = 'without migrated-vcpus' in (
     OUT / 'qemu/.git/adapt').read_text()
 
 
-@pytest.fixture(scope='module')
-def directory(tmp_path_factory):
-    return tmp_path_factory.mktemp('saved')
-
-
-@pytest.fixture(scope='module')
 def qemu_7_2():
     """Debian 12's QEMU with its libraries, as arguments of machine()."""
     root = TOP / 'build/qemu-7.2'
@@ -65,40 +54,15 @@ def qemu_7_2():
 
 
 @pytest.fixture
-def start(pseries, directory, request):
+def start(pseries, tmp_path):
     """A function that starts a machine of ENDS, or migrates a guest to it."""
     def make(end, cpus, incoming=None):
         build, args = ENDS[end]
-        old = {'build': OUT / build} if build else \
-            request.getfixturevalue('qemu_7_2')
+        qemu = {'build': OUT / build} if build else qemu_7_2()
         kind = 'pseries-7.2' if end.endswith('7.2') else 'pseries'
-        vm = pseries(*linux_args('6.1', directory), '-smp', str(cpus), *args,
-                     '-machine', kind, **old)
+        vm = pseries(*linux_args('6.1', tmp_path), '-smp', str(cpus), *args,
+                     '-machine', kind, **qemu)
         return Guest(vm, incoming)
-    return make
-
-
-@pytest.fixture
-def saved(start, directory):
-    """A function that boots a guest and saves it, once; returns the path."""
-    def make(end, cpus, state):
-        path = directory / f'{end}-{cpus}-{state}'
-        if not path.exists():
-            guest = start(end, cpus)
-            if ENDS[end][1]:
-                assert guest.run(READ) == (['64'], 0)
-            guest.sh(READER)
-            if state == 'paused':
-                if not end.startswith('ours'):
-                    # With QEMU's own device, one "stop" in some hundred hangs
-                    # while a guest reads.
-                    guest.run('kill $!')
-                if LOSES_VCPU_0:
-                    guest.sh("taskset 1 sh -c 'while :; do :; done' &")
-                time.sleep(1)
-                guest.qemu.cmd('stop')
-            guest.save(path)
-        return path
     return make
 
 
@@ -110,7 +74,7 @@ def saved(start, directory):
     ('ours', 'peer', 'running'), ('7.2', 'ours-7.2', 'paused'),
     ('ours', 'ours-without', 'running'), ('ours-without', 'ours', 'running'),
     ('ours', 'peer-without', 'running'), ('peer-without', 'ours', 'running')])
-def test_migration(start, saved, source, destination, state):
+def test_migration(start, tmp_path, source, destination, state):
     """
     The guest continues, and its device tree stays the same until a reset.
 
@@ -118,21 +82,35 @@ def test_migration(start, saved, source, destination, state):
     """
     # A QEMU 10.0 with its own device loses idle vCPUs: see QEMU's issue 3079.
     cpus = 1 if destination.startswith('peer') else 2
-    path = saved(source, cpus, state)
+    had_device, has_device = bool(ENDS[source][1]), bool(ENDS[destination][1])
+    guest = start(source, cpus)
+    if had_device:
+        assert guest.run(READ) == (['64'], 0)
+    guest.sh(READER)
+    if state == 'paused':
+        if not source.startswith('ours'):
+            # With QEMU's own device, one "stop" in some hundred hangs while a
+            # guest reads.
+            guest.run('kill $!')
+        if LOSES_VCPU_0:
+            guest.sh("taskset 1 sh -c 'while :; do :; done' &")
+        time.sleep(1)
+        guest.qemu.cmd('stop')
+    path = tmp_path / 'state'
+    guest.save(path)
+
     guest = start(destination, cpus, incoming=f'file:{path}')
     until(lambda: guest.qemu.cmd('query-status')['status'] == state)
     guest.qemu.cmd('cont')
-
-    had_device, has_device = bool(ENDS[source][1]), bool(ENDS[destination][1])
     for cpu in range(cpus if had_device else 0):
         assert guest.run(f'taskset {1 << cpu:x} {READ}') == (
             ['64' if has_device else '0'], 0)
     assert guest.run(f'test -d {NODE}') == ([], not had_device)
-    assert guest.run(LISTED) == ([], not is_listed(source))
+    assert guest.run(LISTED) == ([], source not in LISTING)
 
     guest.qemu.cmd('system_reset')
     guest.wait_until_ready()
     assert guest.run(f'test -d {NODE}') == ([], not has_device)
-    assert guest.run(LISTED) == ([], not is_listed(destination))
+    assert guest.run(LISTED) == ([], destination not in LISTING)
     if has_device:
         assert guest.run(READ) == (['64'], 0)
