@@ -11,35 +11,36 @@ import os
 import signal
 import socket
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from testlib.limits import until
 
-RATES = {'guest': 2048, 'source': 8192}     # bits a second
-PASSWORD = 'my_password1234123492348'
-PACKAGED = Path('/etc/entropybroker/entropy_broker.conf')
-
-# Added to the package's own configuration
-CONFIG = '''
-listen_adapter = ::FFFF:127.0.0.1
-listen_port = {port}
-webserver_port = -1
-reset_counters_interval = 1
-allow_prng = 1
-'''
-
 # Start the broker, a source that fills it, and its EGD server, and again when
 # one of them has ended: version 2.9 sometimes damages its heap, which malloc()
 # notices. The broker keeps pools in /var/cache, where others would find them.
-PROGRAMS = '''
+# A user's rate is in bits a second.
+PROGRAMS = r'''
+umask 077
+cat /etc/entropybroker/entropy_broker.conf - >conf <<END
+listen_adapter = ::FFFF:127.0.0.1
+listen_port = $0
+webserver_port = -1
+reset_counters_interval = 1
+allow_prng = 1
+END
+password=my_password1234123492348
+printf "%s|$password|%s\n" guest 2048 source 8192 >users.txt
+for user in guest source; do
+    printf '%s\n' $user $password >$user
+done
+broker="-I 127.0.0.1:$0"
 mount -t tmpfs tmpfs /var/cache
 while :; do
     rm -f egd
     entropy_broker -n -P broker.pid -c conf &
-    eb_server_stream -n -P source.pid -I $0 -X source -d /dev/urandom &
-    eb_client_egd -n -P egd.pid -I $0 -X guest -d egd &
+    eb_server_stream -n -P source.pid $broker -X source -d /dev/urandom &
+    eb_client_egd -n -P egd.pid $broker -X guest -d egd &
     wait -n || true
     kill -9 $(jobs -p) || true
     wait
@@ -51,15 +52,8 @@ def broker(tmp_path):
     """The directory of the programs, and of their socket "egd"."""
     with socket.create_server(('127.0.0.1', 0)) as free:
         port = free.getsockname()[1]
-    for name, text in [
-            ('conf', PACKAGED.read_text() + CONFIG.format(port=port)),
-            ('users.txt', ''.join(f'{user}|{PASSWORD}|{rate}\n'
-                                  for user, rate in RATES.items())),
-            *((user, f'{user}\n{PASSWORD}\n') for user in RATES)]:
-        (tmp_path / name).touch(0o600)
-        (tmp_path / name).write_text(text)
     with subprocess.Popen(
-            ['unshare', '-m', 'bash', '-euc', PROGRAMS, f'127.0.0.1:{port}'],
+            ['unshare', '-m', 'bash', '-euc', PROGRAMS, str(port)],
             cwd=tmp_path, start_new_session=True) as programs:
         yield tmp_path
         os.killpg(programs.pid, signal.SIGKILL)
