@@ -8,15 +8,13 @@ import os
 import re
 import shlex
 import subprocess
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from testlib import TOP
+from testlib.bare_metal import source_bytes
 from testlib.limits import HANG, until
-from testlib.linux import (KNOWN_WORDS_JOB, check_words, linux_args,
-                           make_source)
+from testlib.linux import CURRENT, linux_args, read_hwrng, words_of
 from testlib.machine import TCG, device
 from testlib.programs import run
 
@@ -27,6 +25,10 @@ DOMAIN = EXAMPLES / 'libvirt.xml'
 BINARY = '/usr/bin/qemu-system-ppc64'
 SOURCE = '/dev/urandom'
 
+# Linux shows which words of the source it gets from the device.
+WORDS = source_bytes(0, 16384)
+JOB = f'echo "current $(cat {CURRENT})"; {read_hwrng(1024)}\n'
+
 # The kernel runs poweroff_cmd when QEMU presses the power button.
 UNTIL_POWER_OFF = '''
 echo '/bin/poweroff -f' >/proc/sys/kernel/poweroff_cmd
@@ -34,27 +36,26 @@ echo '--- ready'
 sleep 1000
 '''
 
-# The system daemon, whose directories and user are private to it
-SYSTEM = r'''
-for directory in /run /etc/libvirt /var/lib/libvirt /var/log/libvirt \
-    /var/cache/libvirt; do
-    mkdir -p $directory
-    mount -t tmpfs -o mode=755 tmpfs $directory
-done
-cp /etc/passwd /etc/group /run/
-echo libvirt-qemu:x:64055:64055::/:/bin/false >>/run/passwd
-echo libvirt-qemu:x:64055: >>/run/group
-mount --bind /run/passwd /etc/passwd
-mount --bind /run/group /etc/group
-printf '%s\n' 'stdio_handler = "file"' 'user = "root"' "$1" \
-    >/etc/libvirt/qemu.conf
-exec libvirtd'''
+# Run a domain as libvirt's system daemon would: as root, with a private /dev,
+# and with the user libvirt-qemu, which not every host has. It has no cgroups,
+# which nobody would remove.
+LIBVIRT = r'''
+umount -a -l -t cgroup,cgroup2
+mount -t tmpfs tmpfs /mnt
+cd /mnt
+user=libvirt-qemu:x:64055
+{ cat /etc/passwd; echo $user:64055::/:/bin/false; } >passwd
+{ cat /etc/group; echo $user:; } >group
+mount --bind passwd /etc/passwd
+mount --bind group /etc/group
+mkdir etc
+printf '%s\n' 'stdio_handler = "file"' 'user = "root"' "$2" >etc/qemu.conf
+virsh -q -c 'qemu:///embed?root=/mnt' create "$1"
+tail --pid="$(cat run/qemu/hrandom.pid)" -f /dev/null'''
 
 # A character device of root's stands for /dev/hwrng, which not every host has:
 # libvirt does not let a guest use it, either.
 DENIED = '/dev/kmsg'
-needs_root = pytest.mark.skipif(os.geteuid() != 0,
-                                reason='the system daemon needs root')
 ARGUMENTS = '<qemu:commandline>.*?</qemu:commandline>'
 ACL = 'cgroup_device_acl = ["/dev/null", "/dev/ptmx", "/dev/kmsg"]'
 
@@ -68,23 +69,33 @@ def replaced(text, values):
 
 
 @pytest.fixture
-def unit(tmp_path, installed):
-    """The example unit, edited to run a guest named linux on this host."""
-    (tmp_path / 'linux.cfg').write_text(
-        TCG.read_text() + '  type = "pseries"\n  accel = "tcg"\n')
-    (tmp_path / CONFIG.name).write_text(
-        replaced(CONFIG.read_text(), {SOURCE: make_source(tmp_path)}))
-    path = tmp_path / UNIT.name
-    path.write_text(replaced(UNIT.read_text(), {
-        BINARY: installed / 'bin/qemu-system-ppc64', '/etc/qemu': tmp_path}))
+def source(tmp_path):
+    """The file of known words."""
+    path = tmp_path / 'source'
+    path.write_bytes(WORDS)
     return path
 
 
-def test_unit(unit, tmp_path):
+def check_words(console):
+    """Linux has used the driver, and got consecutive words of the source."""
+    lines = console.read_text(errors='replace').splitlines()
+    data = bytes.fromhex(lines[lines.index('current pseries_rng') + 1])
+    assert len(data) == 1024
+    assert words_of(data) in WORDS
+
+
+def test_unit(tmp_path, installed, source):
     """ExecStart boots Linux, which gets words of the source; ExecStop ends it.
 
     systemd would take the lines apart in the same way.
     """
+    (tmp_path / 'linux.cfg').write_text(
+        TCG.read_text() + '  type = "pseries"\n  accel = "tcg"\n')
+    (tmp_path / CONFIG.name).write_text(
+        replaced(CONFIG.read_text(), {SOURCE: source}))
+    unit = tmp_path / UNIT.name
+    unit.write_text(replaced(UNIT.read_text(), {
+        BINARY: installed / 'bin/qemu-system-ppc64', '/etc/qemu': tmp_path}))
     verified = run('systemd-analyze', 'verify', '--man=no',
                    '--recursive-errors=no', unit)
     assert (verified.returncode, verified.stderr) == (0, '')
@@ -92,7 +103,7 @@ def test_unit(unit, tmp_path):
                     {'%i': 'linux', '%t': tmp_path})
     start, stop = (shlex.split(line) for line in
                    re.findall('^Exec(?:Start|Stop)=(.*)', text, re.M))
-    start += linux_args('6.1', tmp_path, KNOWN_WORDS_JOB + UNTIL_POWER_OFF)
+    start += linux_args('6.1', tmp_path, JOB + UNTIL_POWER_OFF)
     (tmp_path / 'qemu-linux').mkdir()
     console = tmp_path / 'console'
     with open(console, 'wb') as log, subprocess.Popen(
@@ -106,68 +117,17 @@ def test_unit(unit, tmp_path):
                 assert stopper.wait(HANG) == 0
         finally:
             qemu.kill()
-    check_words(console.read_text(errors='replace').splitlines())
+    check_words(console)
 
 
-@contextmanager
-def system_daemon(directory, setting=''):
-    """Run libvirt's daemon; gives a function that runs a command of virsh."""
-    def virsh(*command):
-        return run('nsenter', f'--mount=/proc/{daemon.pid}/ns/mnt', 'virsh',
-                   '-q', '-c', 'qemu:///system', *command)
-
-    with open(directory / 'log', 'wb') as log, subprocess.Popen(
-            ['unshare', '--mount', 'sh', '-euc', SYSTEM, 'sh', setting],
-            stdout=log, stderr=log, env=dict(
-                os.environ, PATH=f"{os.environ['PATH']}:/usr/sbin")) as daemon:
-        try:
-            socket = Path(f'/proc/{daemon.pid}/root/run/libvirt/libvirt-sock')
-            until(lambda: socket.exists() or daemon.poll() is not None)
-            yield virsh
-            virsh('destroy', 'hrandom')
-        finally:
-            daemon.terminate()
-
-
-@pytest.fixture
-def domain(tmp_path, installed):
-    """A function that writes a domain, edited to run on this host."""
-    def write(text, values, *args):
-        end = '</qemu:commandline>'
-        more = ''.join(f'<qemu:arg value="{word}"/>'
-                       for word in ['-readconfig', TCG, *args])
-        path = tmp_path / 'domain.xml'
-        path.write_text(replaced(text, {
-            BINARY: installed / 'bin/qemu-system-ppc64', end: more + end,
-            **values}))
-        return path
-    return write
-
-
-@needs_root
-def test_libvirt(domain, tmp_path):
+@pytest.mark.skipif(os.geteuid() != 0, reason='a mount needs root')
+@pytest.mark.parametrize('way', ['unchanged', 'argument', 'element', 'acl'])
+def test_libvirt(tmp_path, installed, source, way):
     """The example is valid, libvirt runs it, and Linux gets random words.
 
-    All of QEMU's firmware is the installed one, here SLOF.
+    A device only named in an argument is denied; two ways around work. All of
+    QEMU's firmware is the installed one, here SLOF.
     """
-    assert run('virt-xml-validate', DOMAIN, 'domain').returncode == 0
-    console = tmp_path / 'console'
-    path = domain(DOMAIN.read_text(), {
-        SOURCE: make_source(tmp_path),
-        "<console type='pty'/>":
-            f'<console type="file"><source path="{console}"/></console>',
-    }, *linux_args('6.1', tmp_path, KNOWN_WORDS_JOB), '-machine', 'x-vof=off')
-    with system_daemon(tmp_path) as virsh:
-        assert virsh('create', path).returncode == 0
-        until(lambda: virsh('list', '--name').stdout.strip() == '')
-    check_words(console.read_text(errors='replace').splitlines())
-
-
-@needs_root
-@pytest.mark.parametrize('way, starts', [
-    ('argument', False), ('element', True), ('acl', True)])
-def test_denied(domain, tmp_path, way, starts):
-    """A device only named in an argument is denied; two ways around work."""
     text = DOMAIN.read_text()
     if way == 'element':
         manual = (TOP / 'docs/system/ppc/spapr-rng.rst').read_text()
@@ -175,28 +135,44 @@ def test_denied(domain, tmp_path, way, starts):
         element, = re.findall('<rng .*?</rng>', manual, re.S)
         text = re.sub(ARGUMENTS, arguments, text, flags=re.S).replace(
             '</devices>', element.replace('/dev/hwrng', SOURCE) + '</devices>')
-    path = domain(text, {SOURCE: DENIED}, '-S')
-    with system_daemon(tmp_path, ACL if way == 'acl' else '') as virsh:
-        done = virsh('create', path)
-    assert (done.returncode == 0) == starts
-    assert starts or f"Could not open '{DENIED}'" in done.stderr
+    console = tmp_path / 'console'
+    # Without a daemon, nobody else ends QEMU when Linux has powered off.
+    args = ['-action', 'shutdown=poweroff', '-readconfig', TCG,
+            *linux_args('6.1', tmp_path, JOB), '-machine', 'x-vof=off']
+    end = '</qemu:commandline>'
+    path = tmp_path / 'domain.xml'
+    path.write_text(replaced(text, {
+        BINARY: installed / 'bin/qemu-system-ppc64',
+        SOURCE: source if way == 'unchanged' else DENIED,
+        "<console type='pty'/>":
+            f'<console type="file"><source path="{console}"/></console>',
+        end: ''.join(f'<qemu:arg value="{word}"/>' for word in args) + end}))
+    assert run('virt-xml-validate', path, 'domain').returncode == 0
+
+    # When the script ends, the kernel ends QEMU.
+    done = run('unshare', '--mount', '--pid', '--mount-proc', '--fork',
+               '--kill-child', 'sh', '-euc', LIBVIRT, 'sh', path,
+               ACL if way == 'acl' else '')
+    denied = way == 'argument'
+    assert done.returncode == denied
+    assert (f"Could not open '{DENIED}'" in done.stderr) == denied
+    if way == 'unchanged':
+        check_words(console)
 
 
-def test_device_del(guest):
-    """QEMU refuses to unplug the device."""
-    vm = guest('rng-builtin')
-    answer = vm.qemu.qmp('device_del', id='hrandom')
-    assert 'does not support hotplugging' in answer['error']['desc']
-    vm.quit()
+def test_monitor(guest, source):
+    """
+    With -preconfig, object-add can make the backend of -device.
 
-
-def test_backend_before_start(guest, tmp_path):
-    """With -preconfig, object-add can make the backend of -device."""
+    QEMU refuses to unplug the device.
+    """
     vm = guest(None, '-preconfig', '-device',
                device(rng='rng0', health_test='off'))
     vm.qemu.cmd('object-add', qom_type='rng-random', id='rng0',
-                filename=str(make_source(tmp_path)))
+                filename=str(source))
     vm.qemu.cmd('x-exit-preconfig')
+    answer = vm.qemu.qmp('device_del', id='hrandom')
+    assert 'does not support hotplugging' in answer['error']['desc']
     vm.call()
     vm.gets_a_word_each()
     vm.quit()

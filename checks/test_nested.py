@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The device under KVM, in a nested guest (L2), and KVM's own H_RANDOM."""
 
+import contextlib
 import os
 import random
 import signal
@@ -11,7 +12,7 @@ import pytest
 
 from testlib import KERNELS
 from testlib.bare_metal import source_bytes, word
-from testlib.hcalls import H_HARDWARE, H_SUCCESS, TICKS
+from testlib.hcalls import H_HARDWARE, H_SUCCESS, INTERRUPTS, TICKS
 from testlib.limits import until
 from testlib.linux import CURRENT, read_hwrng
 from testlib.machine import (device, format_disk, hmp, set_property,
@@ -21,6 +22,7 @@ from testlib.sources import random_backend
 
 KVM_EXIT_PAPR_HCALL = 19    # from linux/kvm.h
 WORDS = 1024    # words in L0's source, from which L1's Linux reads, too
+INDEX = {word(i): i for i in range(2 * WORDS)}
 RNG = '-object rng-random,id=rng0,filename='
 ONLINE = '/sys/devices/system/cpu/online'
 
@@ -28,16 +30,13 @@ ONLINE = '/sys/devices/system/cpu/online'
 @pytest.fixture(scope='module')
 def boot(image, tmp_path_factory):
     """A function that boots an L1, with further arguments for L0's QEMU."""
-    machines = []
+    with contextlib.ExitStack() as machines:
+        def start(*args, **kwargs):
+            l1 = L1(tmp_path_factory.mktemp('nested'), image, *args, **kwargs)
+            machines.callback(l1.qemu.shutdown, hard=True)
+            return l1
 
-    def start(*args, **kwargs):
-        l1 = L1(tmp_path_factory.mktemp('nested'), image, *args, **kwargs)
-        machines.append(l1.qemu)
-        return l1
-
-    yield start
-    for vm in machines:
-        vm.shutdown(hard=True)
+        yield start
 
 
 @pytest.fixture(scope='module')
@@ -58,97 +57,82 @@ def l1_with(boot, source):
 def l1(l1_with):
     """The L1 that most tests share. Each test starts its own L2."""
     yield l1_with
-    l1_with.run('kill -9 $pid; wait $pid; tail -n 20 log')
+    l1_with.run('kill -9 $pid; wait $pid; tail -n 20 log; '
+                'timeout 0.1 cat fifo >/dev/null')
 
 
-def empty_fifo(l1):
-    l1.run('timeout 0.1 cat fifo >/dev/null')
+def on_fifo(l1, *args, timeout=0, **kwargs):
+    """Start an L2 whose source gets what feed() writes."""
+    return L2(l1, f'{RNG}fifo', *args, cpus=2, rng='rng0', timeout=timeout,
+              **kwargs)
 
 
-def waiting(l1, *args, **kwargs):
-    """Start an L2, each of whose vCPUs waits in its first call."""
-    empty_fifo(l1)
-    l2 = L2(l1, f'{RNG}fifo', *args, cpus=2, rng='rng0', timeout=0, **kwargs)
-    l2.begin()
-    return l2
-
-
-def still_waits(l2):
-    time.sleep(0.1)
-    return l2.calls_wait() and l2.count() == 0
-
-
-def give(l2):
-    """Write a word for each vCPU, which must complete the vCPU's one call."""
-    assert still_waits(l2)
-    l2.l1.feed(0, l2.cpus)
-    l2.gets_a_word_each()
-
-
-def check_in_order(values, words):
+def check_in_order(*values):
     """
     Check that the values of all vCPUs are different words of the source.
 
     The words of each vCPU must be in order. Returns the indices of the words.
     """
-    position = {word(i): i for i in range(words)}
-    indices = [[position[value] for value in got] for got in values]
-    for got in indices:
-        assert got == sorted(got)
+    indices = [[INDEX[value] for value in got] for got in values]
+    assert indices == [sorted(got) for got in indices]
     indices = sum(indices, [])
     assert len(set(indices)) == len(indices)
     return indices
 
 
-def check_backend_serves(l1, said='', wrapper='', **properties):
-    """Each call exits, and gets the next word of the source."""
+def check_backend_serves(l1, why='', wrapper=''):
+    """Each call exits, and gets the next word. QEMU warns why KVM cannot."""
     l2 = L2(l1, f'{RNG}known', cpus=2, wrapper=wrapper, rng='rng0',
-            **properties)
+            use_kvm='true' if why else 'false')
     assert not statistic(l2, 'in-kernel')
     calls = KNOWN // 4
     l2.call(calls)
     l2.finish()
-    indices = check_in_order([l2.values(0), l2.values(1)], KNOWN)
+    indices = check_in_order(l2.values(0), l2.values(1))
     assert sorted(indices) == list(range(2 * calls))
     # A call that waits exits more than once.
     assert l2.exits() >= statistic(l2, 'calls') == 2 * calls
-    assert l2.log() == said
+    assert l2.log() == (
+        why and 'qemu: -device spapr-rng,id=hrandom,health-test=off,rng=rng0,'
+        f'use-kvm=true: warning: spapr-rng: {why}; '
+        "the backend 'rng0' serves the guest")
     l2.quit()
 
 
-def test_migration(l1):
-    """A call that waits goes on waiting after a stop, and a migration."""
-    l2 = waiting(l1)
+def test_commands(l1):
+    """
+    A call that waits goes on waiting after a stop, and a migration.
+
+    The program repeats its call after a reset, and makes the call of a
+    snapshot.
+    """
+    l2 = on_fifo(l1)
+    l2.begin()
     l2.qemu.cmd('stop')
     l2.qemu.cmd('cont')
-    assert still_waits(l2)
-    l2.save('state')
-    l2.quit()
-    assert l2.count() == 0
-    l2 = L2(l1, f'{RNG}fifo', cpus=2, incoming=True, rng='rng0', timeout=0)
-    l2.restore('state')
-    l2.qemu.cmd('stop')
-    l1.feed(0, 2)
-    assert still_waits(l2)
-    l2.qemu.cmd('cont')
-    l2.gets_a_word_each()
-
-
-def test_reset_and_loadvm(l1):
-    """The program repeats its call, or makes the call of the snapshot."""
-    l2 = waiting(l1)
+    assert l2.calls_wait()
     l2.reset()
-    assert still_waits(l2)
+    assert l2.calls_wait()
     l1.sh(': >disk')
     format_disk(l2.qemu, 'disk')
     hmp(l2.qemu, 'savevm saved')
-    assert still_waits(l2)
+    assert l2.calls_wait()
     # The results of these words are not in the snapshot.
     l1.feed(100, 102)
     l2.finish()
     assert l2.count() == 2
     hmp(l2.qemu, 'loadvm saved')
-    give(l2)
+    assert l2.calls_wait()
+    l2.save('state')
+    l2.quit()
+    assert l2.count() == 0
+    l2 = on_fifo(l1, incoming=True)
+    l2.restore('state')
+    l2.qemu.cmd('stop')
+    l1.feed(0, 2)
+    assert l2.calls_wait()
+    l2.qemu.cmd('cont')
+    l2.gets_a_word_each()
 
 
 def test_spinning(l1):
@@ -158,8 +142,7 @@ def test_spinning(l1):
     L0 is often late when it starts the vCPU: L1's timer has then expired.
     """
     # "b ." at the start address, 0x100
-    spin = shell_bytes(bytes(0x100) + bytes.fromhex('48000000'))
-    l1.sh(f'{spin} >spin')
+    l1.sh(shell_bytes(bytes(0x100) + bytes.fromhex('48000000')) + ' >spin')
     l2 = L2(l1, '-bios spin', f'{RNG}known', rng='rng0')
     [cpu] = l2.qemu.cmd('query-cpus-fast')
     l1.sh(f"taskset -p 2 {cpu['thread-id']}")
@@ -189,8 +172,10 @@ def test_interrupts(l1):
     sleeps for 20 ms after each try. A try is cheap: QEMU reads and writes a
     few registers. To synchronize the vCPU takes 240 ioctls.
     """
-    l2 = waiting(l1, '-trace kvm_run_exit -trace kvm_vcpu_ioctl',
-                 interrupts=[0])
+    l2 = on_fifo(l1, '-trace kvm_run_exit -trace kvm_vcpu_ioctl')
+    l2.set(0, INTERRUPTS, 1)
+    l2.reset()
+    l2.begin()
 
     def tries(cpu):
         return l2.count_traced(
@@ -208,12 +193,13 @@ def test_interrupts(l1):
     count = tries(1) - before
     assert count <= (time.monotonic() - start) / 0.020 + 1
     assert more_ioctls <= 3 * count + 3
-    give(l2)
+    assert l2.calls_wait()
+    l1.feed(0, 2)
+    l2.gets_a_word_each()
 
 
 def test_timeout(l1):
-    empty_fifo(l1)
-    l2 = L2(l1, f'{RNG}fifo', cpus=2, rng='rng0', timeout=2000)
+    l2 = on_fifo(l1, timeout=2000)
     l2.call()
     l2.finish()
     assert [l2.results(cpu)[0][0] for cpu in range(2)] == [H_HARDWARE] * 2
@@ -227,13 +213,12 @@ def test_linux(l1):
     l2 = LinuxL2(l1, '-device spapr-rng,use-kvm=true')
     assert l2.sh(f'cat {CURRENT}') == ['pseries_rng']
     read, = l2.sh(read_hwrng(64))
-    check_in_order([struct.unpack('<8Q', bytes.fromhex(read))], WORDS)
+    check_in_order(struct.unpack('<8Q', bytes.fromhex(read)))
     l2.quit()
 
 
 def linux_on_two(l1, *args, cpus='2'):
     """Start Linux with two sources. The second one gives nothing."""
-    empty_fifo(l1)
     return LinuxL2(l1, f'{RNG}/dev/urandom',
                    '-object rng-random,id=dry,filename=fifo', '-device',
                    device(rng='rng0', timeout=0, pool_size=8,
@@ -319,25 +304,19 @@ def test_l0_runs_dry(l1, source):
     assert 0 < len(good) < WORDS
     assert [status for status, _ in results] == \
         [H_SUCCESS] * len(good) + [H_HARDWARE] * (WORDS - len(good))
-    check_in_order([good], WORDS)
+    check_in_order(good)
 
     with open(source, 'ab') as file:
         file.write(source_bytes(WORDS, 2 * WORDS))
     l2.call_until_success()
-    check_in_order([l2.results()[-1][1:]], 2 * WORDS)
-
-
-def warning(why):
-    return ('qemu: -device spapr-rng,id=hrandom,health-test=off,rng=rng0,'
-            f'use-kvm=true: warning: spapr-rng: {why}; '
-            "the backend 'rng0' serves the guest")
+    check_in_order(l2.results()[-1][1:])
 
 
 def test_no_generator(boot):
     """Without a generator in KVM, a backend serves, if there is one."""
     l1 = boot()
     why = 'the kernel has no random number generator for guests'
-    check_backend_serves(l1, warning(why), use_kvm='true')
+    check_backend_serves(l1, why)
     command = f'{l1.l2_command} -bios image -device spapr-rng,use-kvm=true'
     assert l1.run(f'{command} 2>&1') == ([
         f'qemu: -device spapr-rng,use-kvm=true: {why}',
@@ -352,8 +331,8 @@ def test_enabling_fails(l1):
     l2.quit()
     # The number is the same if QEMU opens the same files.
     check_backend_serves(
-        l1, warning('the kernel does not let QEMU enable its H_RANDOM'),
-        wrapper=f'./deny-enable-cap {fd}', use_kvm='true')
+        l1, 'the kernel does not let QEMU enable its H_RANDOM',
+        wrapper=f'./deny-enable-cap {fd}')
 
 
 @pytest.mark.parametrize('kernel, api', [
@@ -366,21 +345,24 @@ def test_elsewhere(boot, source, kernel, api):
     """
     l1 = boot(*spapr_rng(random_backend(source)), cpu='POWER10',
               kernel=kernel, api=api)
-    l2 = L2(l1, f'{RNG}fifo', cpus=2, rng='rng0', use_kvm='true')
+    l2 = on_fifo(l1, use_kvm='true')
     assert statistic(l2, 'in-kernel')
     l2.call(16)
     l2.finish()
     # L1's Linux took some of the words.
-    assert len(check_in_order([l2.values(0), l2.values(1)], WORDS)) == 32
+    assert len(check_in_order(l2.values(0), l2.values(1))) == 32
     assert l2.exits() == statistic(l2, 'calls') == 0
     assert l2.count_traced('spapr_rng_in_kernel enabled (0)') == 1
     assert l2.log() == ''
     l2.quit()
 
     check_backend_serves(l1)
-    l2 = waiting(l1)
+    l2 = on_fifo(l1)
+    l2.begin()
     l2.qemu.cmd('stop')
     l2.qemu.cmd('cont')
-    give(l2)
+    assert l2.calls_wait()
+    l1.feed(0, 2)
+    l2.gets_a_word_each()
     l2.begin()
     l2.quit()

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A Linux guest that a check talks to by its console."""
 
-import gzip
 import select
 import subprocess
 import time
 
 from testlib import GUESTS
-from testlib.bare_metal import source_bytes
 from testlib.limits import HANG
 from testlib.machine import until_saved
 
@@ -42,31 +40,6 @@ def words_of(data):
     return b''.join(data[i:i + 8][::-1] for i in range(0, len(data), 8))
 
 
-# A job that shows which words of a known source Linux gets from the device
-KNOWN_WORDS_JOB = f'echo "current $(cat {CURRENT})"; {read_hwrng(1024)}\n'
-
-
-def make_source(directory):
-    """Write the file of known words."""
-    path = directory / 'source'
-    path.write_bytes(source_bytes(0, 16384))
-    return path
-
-
-def check_words(lines):
-    """The job has used the driver, and got consecutive words of the source."""
-    data = bytes.fromhex(lines[lines.index('current pseries_rng') + 1])
-    assert len(data) == 1024
-    assert words_of(data) in source_bytes(0, 16384)
-
-
-def cpio(root, names):
-    """An initramfs archive of the files `names` below root."""
-    return subprocess.run(['cpio', '-o', '--quiet', '-H', 'newc'], cwd=root,
-                          input='\n'.join([*names, '']).encode(), check=True,
-                          stdout=subprocess.PIPE).stdout
-
-
 def initrd_with_job(kernel, directory, job, programs=()):
     """
     Write the guest's initramfs with a job, a script that its /init runs.
@@ -74,26 +47,26 @@ def initrd_with_job(kernel, directory, job, programs=()):
     programs: names of further files of the directory to add
     """
     (directory / 'job').write_text(job)
+    names = '\n'.join(['job', *programs, ''])
+    # This is not compressed, which a guest with TCG would be slow to unpack.
+    archive = subprocess.run(
+        ['cpio', '-o', '--quiet', '-H', 'newc'], cwd=directory, check=True,
+        input=names.encode(), stdout=subprocess.PIPE).stdout
+    guest = GUESTS / f'linux-{kernel}/initrd.gz'
     path = directory / 'initrd'
-    path.write_bytes((GUESTS / f'linux-{kernel}/initrd.gz').read_bytes() +
-                     gzip.compress(cpio(directory, ['job', *programs])))
+    path.write_bytes(archive + guest.read_bytes())
     return path
 
 
-def boot_args(kernel, initrd):
-    """The arguments that make QEMU boot Linux.
+def linux_args(kernel, directory, job=JOB, programs=()):
+    """The arguments that make QEMU boot Linux, and Linux run a job.
 
     SLOF, QEMU's default firmware, takes 5 s longer than VOF.
     """
+    initrd = initrd_with_job(kernel, directory, job, programs)
     return ['-machine', 'x-vof=on', '-smp', '2', '-m', '1G',
             '-kernel', str(GUESTS / f'linux-{kernel}/vmlinux'),
             '-initrd', str(initrd), '-append', 'console=hvc0 loglevel=1']
-
-
-def linux_args(kernel, directory, job=JOB, programs=()):
-    """The arguments that make QEMU boot Linux, and Linux run a job."""
-    return boot_args(kernel,
-                     initrd_with_job(kernel, directory, job, programs))
 
 
 class Console:

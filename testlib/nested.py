@@ -10,7 +10,7 @@ from qemu.machine import QEMUMachine
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
 from testlib import GUESTS, OUT, bare_metal, linux
-from testlib.hcalls import INTERRUPTS, RAM_SIZE
+from testlib.hcalls import RAM_SIZE
 from testlib.limits import HANG
 from testlib.machine import TCG, device, machine
 from testlib.programs import compile_for_guest
@@ -31,29 +31,23 @@ def shell_bytes(data):
     return "printf '" + ''.join(f'\\{byte:03o}' for byte in data) + "'"
 
 
-def make_initrd(kernel, directory, image):
-    """Write L1's initramfs: Linux, the files of L2s, and the job of Guest."""
+def l1_args(kernel, directory, image):
+    """Boot Linux as L1, with the files of L2s, and with the job of a Guest."""
     guest = GUESTS / f'linux-{kernel}'
-    root = directory / 'initrd.d'
-    (root / 'root').mkdir(parents=True)
+    root = directory / 'root'
+    root.mkdir()
     for source, name in ((OUT / 'ppc64le/qemu-system-ppc64', 'qemu'),
                          (guest / 'vmlinux', 'vmlinux')):
-        subprocess.run(['powerpc64le-linux-gnu-strip', '-o',
-                        root / 'root' / name, source], check=True)
-    compile_for_guest('testlib/deny-enable-cap.c', root / 'root', '-s')
-    shutil.copy(image, root / 'root/image')
+        subprocess.run(['powerpc64le-linux-gnu-strip', '-o', root / name,
+                        source], check=True)
+    compile_for_guest('testlib/deny-enable-cap.c', root, '-s')
+    shutil.copy(image, root / 'image')
     for file in ('/usr/share/qemu/vof.bin', TCG,
                  linux.initrd_with_job(kernel, directory, linux.JOB)):
-        shutil.copy(file, root / 'root')
-    (root / 'root/known').write_bytes(bare_metal.source_bytes(0, KNOWN))
-    (root / 'job').write_text(JOB)
-    archive = linux.cpio(root, ['job', 'root', *(
-        f'root/{path.name}' for path in (root / 'root').iterdir())])
-    shutil.rmtree(root)
-    path = directory / 'initrd'
-    # The archive is not compressed, because L1 would be slow to unpack it.
-    path.write_bytes(archive + (guest / 'initrd.gz').read_bytes())
-    return path
+        shutil.copy(file, root)
+    (root / 'known').write_bytes(bare_metal.source_bytes(0, KNOWN))
+    files = ['root', *(f'root/{path.name}' for path in root.iterdir())]
+    return linux.linux_args(kernel, directory, JOB, files)
 
 
 class L1(linux.Guest):
@@ -75,8 +69,8 @@ class L1(linux.Guest):
             args += '-serial', f'unix:{directory}/{name},server=on,wait=off'
         super().__init__(machine(
             directory, '-cpu', cpu, '-machine', f'cap-nested-{api}=on',
-            *linux.boot_args(kernel, make_initrd(kernel, directory, image)),
-            *args, accel='tcg,thread=multi', name='l0'))
+            *l1_args(kernel, directory, image), *args,
+            accel='tcg,thread=multi', name='l0'))
 
     def connect(self, name):
         """A connection to a terminal, which ends that of the last L2."""
@@ -131,12 +125,11 @@ class L2(bare_metal.Guest):
     """
     The bare-metal guest as an L2.
 
-    interrupts: the vCPUs that take decrementer interrupts
     incoming: it continues the L2 before it, with its memory
     """
 
-    def __init__(self, l1, *args, cpus=1, interrupts=(), incoming=False,
-                 wrapper='', **properties):
+    def __init__(self, l1, *args, cpus=1, incoming=False, wrapper='',
+                 **properties):
         # pylint: disable=super-init-not-called
         self.l1 = l1
         self.cpus = cpus
@@ -144,9 +137,7 @@ class L2(bare_metal.Guest):
             args += ('-incoming defer',)
         else:
             l1.sh(f'rm -f ram; truncate -s {RAM_SIZE} ram')
-            self._set_up(False)
-            for cpu in interrupts:
-                self.set(cpu, INTERRUPTS, 1)
+            self._set_up(interrupts=False)
         self.qemu = _Qemu(
             l1, *self.memory_args('ram'), f'-smp {cpus} -bios image -D trace',
             '-d trace:kvm_handle_papr_hcall -trace spapr_rng_in_kernel',
@@ -159,15 +150,9 @@ class L2(bare_metal.Guest):
             f'dd if=ram bs=8 skip={address // 8} count={count} 2>/dev/null | '
             "hexdump -v -e '8/1 \"%02x\" \"\\n\"'")]
 
-    def _peek(self, address):
-        return self._words(address, 1)[0]
-
     def _poke(self, address, value):
         self.l1.sh(f"{shell_bytes(value.to_bytes(8, 'big'))} | dd of=ram bs=8 "
                    f'seek={address // 8} conv=notrunc 2>/dev/null')
-
-    def _ring(self, cpu, length):
-        return self._words((cpu + 1) << 20, length)
 
     def count_traced(self, pattern):
         """How many lines of the trace end with this pattern."""
