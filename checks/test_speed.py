@@ -4,7 +4,7 @@
 import pytest
 
 from testlib.hcalls import H_RANDOM, H_UNASSIGNED
-from testlib.limits import best_run
+from testlib.limits import until
 from testlib.machine import URANDOM
 
 CALLS = 100000
@@ -34,4 +34,5 @@ def test_call(guest, backend, cpus, least):
                              for _ in range(ROUNDS)))
         return min(null) / min(random)
 
-    assert best_run(ratio, least) >= least
+    # A busy host may need more than one try.
+    until(lambda: ratio() >= least)

@@ -18,8 +18,7 @@ from testlib.hcalls import (ARGUMENT, BLOCKS, BLOCK_SIZE, CALLS, COUNT, CPUS,
                             H_SUCCESS, INTERRUPTS, INTERVAL, OPCODE, RAM_SIZE,
                             RECORD, RING_LENGTH, RTAS_ARGS, START, TB_HZ)
 from testlib.limits import HANG, until
-from testlib.machine import (OPTIONS, cpu_seconds, migration, spapr_rng,
-                             until_saved)
+from testlib.machine import OPTIONS, migration, spapr_rng, until_saved
 
 
 def build(directory):
@@ -238,7 +237,3 @@ class Guest:
         self.qemu.cmd('migrate-set-capabilities', capabilities=[
             {'capability': 'x-ignore-shared', 'state': True}])
         self.qemu.cmd(command, uri=f'file:{path}')
-
-    def cpu_seconds(self):
-        """The processor time that QEMU has used."""
-        return cpu_seconds(self.qemu.get_pid())

@@ -16,13 +16,3 @@ def until(condition, seconds=HANG):
     while not condition():
         assert time.monotonic() < limit
         time.sleep(0.001)
-
-
-def best_run(run, enough):
-    """The best result of 20 runs at most: other processes may use the host."""
-    best = 0
-    for _ in range(20):
-        best = max(best, run())
-        if best >= enough:
-            break
-    return best
