@@ -47,7 +47,7 @@ class EgdDaemon:
         self.asked = 0
         self.requests = 0
         self.connections = 0
-        self._left = math.inf
+        self._end = math.inf    # how many bytes to give before hanging up
         self._listener = None
         self._thread = None
         self._owed = {}     # bytes, for each connection
@@ -91,7 +91,7 @@ class EgdDaemon:
 
         after: how many more random bytes to give before hanging up
         """
-        self._left = after or math.inf
+        self._end = len(self.given) + after if after else math.inf
         if not after:
             for connection in list(self._owed):
                 with contextlib.suppress(OSError):  # QEMU hung up before.
@@ -133,7 +133,7 @@ class EgdDaemon:
     def _answer(self, connection):
         """QEMU asks for fewer bytes than the socket can hold."""
         size = 4096 if self.unasked else min(
-            self._owed[connection], self.credit, self._left)
+            self._owed[connection], self.credit, self._end - len(self.given))
         if self.single_bytes:
             size = min(size, not ioctl_int(connection, termios.TIOCOUTQ))
         if not size:
@@ -141,8 +141,7 @@ class EgdDaemon:
         data = self.random(size)
         self._owed[connection] -= size
         self.credit -= size
-        self._left -= size
         self.given += data
         connection.sendall(data)
-        if not self._left:
+        if len(self.given) == self._end:
             self.hang_up()
