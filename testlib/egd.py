@@ -47,6 +47,7 @@ class EgdDaemon:
         self.asked = 0
         self.requests = 0
         self.connections = 0
+        self._after = 0
         self._end = math.inf    # how many bytes to give before hanging up
         self._listener = None
         self._thread = None
@@ -91,11 +92,13 @@ class EgdDaemon:
 
         after: how many more random bytes to give before hanging up
         """
-        self._end = len(self.given) + after if after else math.inf
-        if not after:
-            for connection in list(self._owed):
-                with contextlib.suppress(OSError):  # QEMU hung up before.
-                    connection.shutdown(socket.SHUT_RDWR)
+        self._after = after
+        if after:
+            return
+        self._end = math.inf
+        for connection in list(self._owed):
+            with contextlib.suppress(OSError):  # QEMU hung up before.
+                connection.shutdown(socket.SHUT_RDWR)
 
     def _run(self):
         while listener := self._listener:
@@ -132,6 +135,8 @@ class EgdDaemon:
 
     def _answer(self, connection):
         """QEMU asks for fewer bytes than the socket can hold."""
+        if self._after:
+            self._end, self._after = len(self.given) + self._after, 0
         size = 4096 if self.unasked else min(
             self._owed[connection], self.credit, self._end - len(self.given))
         if self.single_bytes:
