@@ -81,7 +81,8 @@ def run_all(directory, number, seconds):
         with egd(directory, rate) as (daemon, args), ExitStack() as machines:
             found[name] = measure(
                 [machines.enter_context(guest(
-                    directory, backend, *args, **properties))
+                    directory, backend, *(args if backend == EGD else []),
+                    **properties))
                  for _ in range(number)], seconds, daemon)
     return found
 

@@ -40,8 +40,9 @@ def durations(ticks):
 
 def reads(size, vcpus, seconds):
     """Commands: each vCPU reads; then print a line of what they measured."""
-    return (f'seq 0 {vcpus - 1} | xargs -P {vcpus} -I cpu '
-            f"sh -c 'taskset -c cpu /reads {size} {seconds} >/cpu'\n"
+    return ("start=$(($(sed 's/\\..*//' /proc/uptime) + 2))\n"
+            f'seq 0 {vcpus - 1} | xargs -P {vcpus} -I cpu sh -c '
+            f'"taskset -c cpu /reads {size} {seconds} $start >/cpu"\n'
             "echo \"result $(cat /[0-9] | tr '\\n' ';')\"\n")
 
 
@@ -113,11 +114,14 @@ class Bench:
                    len(null.ticks), 'calls failed')
             return {'null': null.result(), 'random': random.result()}
 
-    def slow(self, seconds, _, qemu, chunk, chunk_ms):
+    def slow(self, seconds, wanted, qemu, chunk, chunk_ms):
         """Measure a guest that calls all the time, and the monitor's answers.
 
-        The source gives so many bytes each chunk_ms.
+        The source gives so many bytes each chunk_ms. QEMU's own device may
+        hang at a "stop".
         """
+        if not wanted:
+            return {}
         source = slow_source.SlowSource(self._directory, self._library, chunk,
                                         chunk_ms)
         # The test of the first words would take longer than the measurement.
@@ -130,12 +134,17 @@ class Bench:
             while time.monotonic() < start + seconds:
                 times += slow_source.latencies(vm.qemu, 10)
             got = (vm.count() - before) * 8 / (time.monotonic() - start)
-            stop = timeit.timeit(lambda: vm.qemu.cmd('stop'), number=1)
+            if qemu == 'peer':
+                vm.qemu.settimeout(BARE_LIMIT)
+            try:
+                stop = timeit.timeit(lambda: vm.qemu.cmd('stop'), number=1)
+                end = {'stop_ms': round(stop * 1e3, 2)}
+            except TimeoutError:
+                end = {'hangs_after_s': BARE_LIMIT}
             return {'slow': {
                 'bytes_per_s': round(got),
                 'monitor_median_ms': round(statistics.median(times) * 1e3, 2),
-                'monitor_worst_ms': round(max(times) * 1e3, 2),
-                'stop_ms': round(stop * 1e3, 2)}}
+                'monitor_worst_ms': round(max(times) * 1e3, 2), **end}}
 
     def _reads(self, limit, job, args, qemu):
         """Have Linux run a job; return the results before a hang."""

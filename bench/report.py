@@ -28,11 +28,14 @@ def nanoseconds(value):
     return f'{value} ns'
 
 
+def hangs(figures):
+    return f"hangs: no answer in {figures['hangs_after_s']} s"
+
+
 def cells(rounds, rate):
     figures = best(rounds)
     if 'hangs_after_s' in figures:
-        return [f"hangs: no answer in {figures['hangs_after_s']} s",
-                *[''] * len(FIGURES)]
+        return [hangs(figures), *[''] * len(FIGURES)]
     return [*(nanoseconds(figures[key]) for key in FIGURES),
             f'{figures[rate]:,}']
 
@@ -73,8 +76,8 @@ def slow_row(entry):
     chunk, ms = entry['chunk'], entry['chunk_ms']
     return [f'{chunk} bytes each {ms} ms', entry['qemu'],
             f'{chunk * 1000 // ms:,}', f"{figures['bytes_per_s']:,}",
-            *(f'{figures[key]} ms' for key in
-              ('monitor_median_ms', 'monitor_worst_ms', 'stop_ms'))]
+            *(f'{figures[key]} ms' if key in figures else hangs(figures)
+              for key in ('monitor_median_ms', 'monitor_worst_ms', 'stop_ms'))]
 
 
 def slow(entries):

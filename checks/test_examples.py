@@ -37,12 +37,12 @@ sleep 1000
 '''
 
 # Run a domain as libvirt's system daemon would: as root, with a private /dev,
-# and with the user libvirt-qemu, which not every host has. It has no cgroups,
-# which nobody would remove.
+# and with the user libvirt-qemu, which not every host has. Without a daemon,
+# nobody would remove its cgroups.
 LIBVIRT = r'''
 umount -a -l -t cgroup,cgroup2
-mount -t tmpfs tmpfs /mnt
-cd /mnt
+mount -t tmpfs tmpfs /srv
+cd /srv
 user=libvirt-qemu:x:64055
 { cat /etc/passwd; echo $user:64055::/:/bin/false; } >passwd
 { cat /etc/group; echo $user:; } >group
@@ -50,7 +50,7 @@ mount --bind passwd /etc/passwd
 mount --bind group /etc/group
 mkdir etc
 printf '%s\n' 'stdio_handler = "file"' 'user = "root"' "$2" >etc/qemu.conf
-virsh -q -c 'qemu:///embed?root=/mnt' create "$1"
+virsh -q -c 'qemu:///embed?root=/srv' create "$1"
 tail --pid="$(cat run/qemu/hrandom.pid)" -f /dev/null'''
 
 # A character device of root's stands for /dev/hwrng, which not every host has:
@@ -147,7 +147,8 @@ def test_libvirt(tmp_path, installed, source, way):
         "<console type='pty'/>":
             f'<console type="file"><source path="{console}"/></console>',
         end: ''.join(f'<qemu:arg value="{word}"/>' for word in args) + end}))
-    assert run('virt-xml-validate', path, 'domain').returncode == 0
+    for xml in DOMAIN, path:
+        assert run('virt-xml-validate', xml, 'domain').returncode == 0
 
     # When the script ends, the kernel ends QEMU.
     done = run('unshare', '--mount', '--pid', '--mount-proc', '--fork',

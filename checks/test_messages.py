@@ -5,7 +5,8 @@ import re
 import time
 
 from testlib.bare_metal import source_bytes, word
-from testlib.limits import HANG, until
+from testlib.limits import until
+from testlib.machine import until_event
 from testlib.sources import INTERVAL, RECOVERY, state, trouble
 
 
@@ -55,7 +56,7 @@ def test_events(guest, fifo):
             (bytes(8), 'bad', 'all bytes are thrown away'),
             (source_bytes(0, 1000), 'good', 'gives random data again')]:
         fifo.write(data)
-        event = vm.qemu.event_wait('RNG_STATE_CHANGED', timeout=HANG)['data']
+        event = until_event(vm.qemu, 'RNG_STATE_CHANGED')
         assert (event['id'], event['state']) == ('rng0', expected)
         assert why in event['message']
         assert event['message'] in vm.reports()[-1]

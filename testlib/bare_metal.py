@@ -18,7 +18,8 @@ from testlib.hcalls import (ARGUMENT, BLOCKS, BLOCK_SIZE, CALLS, COUNT, CPUS,
                             H_SUCCESS, INTERRUPTS, INTERVAL, OPCODE, RAM_SIZE,
                             RECORD, RING_LENGTH, RTAS_ARGS, START, TB_HZ)
 from testlib.limits import HANG, until
-from testlib.machine import OPTIONS, migration, spapr_rng, until_saved
+from testlib.machine import (OPTIONS, migration, spapr_rng, until_event,
+                             until_saved)
 
 
 def build(directory):
@@ -210,7 +211,7 @@ class Guest:
         for cpu in range(self.cpus):
             self.set(cpu, START, 0)
         self.qemu.cmd('system_reset')
-        self.qemu.event_wait('RESET', timeout=HANG)
+        until_event(self.qemu, 'RESET')
 
     def quit(self, command='quit'):
         """Give QEMU a command that ends it; it must end without an error."""

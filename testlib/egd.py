@@ -115,7 +115,8 @@ class EgdDaemon:
                 self.connections += 1
         for connection in list(self._owed):
             try:
-                self._receive(connection)
+                if not self.unasked:
+                    self._receive(connection)
                 self._answer(connection)
             except OSError:     # QEMU or this daemon has hung up.
                 del self._owed[connection]

@@ -55,8 +55,8 @@ __attribute__((constructor)) static void start(void)
 }
 
 /*
- * QEMU names these threads, which never have the BQL. Others stop the machine
- * while they read: that they do depends on no time, unlike how long it takes.
+ * QEMU names these threads, which never have the BQL. A read by another thread
+ * may stop the machine, however short it is.
  */
 static bool is_reader(void)
 {

@@ -35,7 +35,10 @@ class Machine(QEMUMachine):
 
     def launch(self):
         super().launch()
-        self._qmp.settimeout(HANG)
+        self.settimeout(HANG)
+
+    def settimeout(self, seconds):
+        self._qmp.settimeout(seconds)
 
     @property
     def _harness_args(self):
@@ -113,6 +116,14 @@ def migration(qemu):
     status = qemu.cmd('query-migrate').get('status')
     assert status != 'failed'
     return status
+
+
+def until_event(qemu, name):
+    """Wait for an event; return its data."""
+    # QEMU's package ignores a timeout that is an int.
+    event = qemu.event_wait(name, timeout=float(HANG))
+    assert event
+    return event['data']
 
 
 def until_saved(qemu):

@@ -30,7 +30,7 @@ def preload(library, source, path):
     Returns the numbers that the library shares, and the command to preload it.
 
     library: the path that build() returned
-    path: a file with the numbers, on the filesystem of the source
+    path: the file that gets the numbers, on the filesystem of the source
     """
     path.write_bytes(bytes(mmap.PAGESIZE))
     with open(path, 'rb+') as file:

@@ -43,7 +43,7 @@ class TimedStateMachine(RuleBasedStateMachine):
 
     A subclass has check(), which follows each step; settle() and clean_up(),
     which end an example; and give_up(), which follows a fault, and returns
-    what else is known of it.
+    what else is known of it. settle() and the first step are guarded, too.
 
     taken: how often each step was taken, on which preconditions may depend
     """
