@@ -142,11 +142,16 @@ def fifo(tmp_path):
         yield source
 
 
+@pytest.fixture(scope='session')
+def failing_read(tmp_path_factory):
+    """The library that makes reads slow, or fail."""
+    return slow_source.build(tmp_path_factory.mktemp('failing-read'))
+
+
 @pytest.fixture
-def slow_guest(guest, tmp_path):
+def slow_guest(failing_read, guest, tmp_path):
     """A function that starts a guest on a SlowSource; it returns both."""
     def start(*args, **kwargs):
-        slow = slow_source.SlowSource(
-            tmp_path, slow_source.build(tmp_path), *args, **kwargs)
+        slow = slow_source.SlowSource(tmp_path, failing_read, *args, **kwargs)
         return slow, guest(slow.backend, wrapper=slow.wrapper, timeout=0)
     return start

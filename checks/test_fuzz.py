@@ -331,7 +331,7 @@ class HRandom(TimedStateMachine):
 
 
 @pytest.mark.parametrize('name', MACHINES)
-def test_fuzz(name, pseries, image, tmp_path, monkeypatch):
+def test_fuzz(name, pseries, image, failing_read, tmp_path, monkeypatch):
     """Random steps find nothing. All examples of a seed are tried."""
     # Other checks look for leaks, for which stacks are unwound slowly.
     monkeypatch.setenv('ASAN_OPTIONS', os.environ['ASAN_OPTIONS'].replace(
@@ -343,7 +343,7 @@ def test_fuzz(name, pseries, image, tmp_path, monkeypatch):
         'tested': 'health_test' not in options,
         'times_out': options['timeout'] > 0,
         'pool': options.get('pool_size', POOL),
-        'work': tmp_path, 'library': slow_source.build(tmp_path),
+        'work': tmp_path, 'library': failing_read,
         'make': functools.partial(
             bare_metal.Guest, pseries, image, tmp_path, 'rng-builtin',
             cpus=cpus, build=OUT / 'asan', **options)})

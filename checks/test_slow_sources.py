@@ -12,7 +12,7 @@ from testlib.machine import (add_disk, hmp, set_property, spapr_rng,
                              statistic)
 from testlib.programs import compile_for_guest
 from testlib.slow_source import (CHUNK, CHUNK_US, CHUNKS, FOR_EVER, OTHERS,
-                                 SLOW, SlowSource, build, latencies)
+                                 SLOW, SlowSource, latencies)
 from testlib.sources import descriptors
 
 every_source = pytest.mark.parametrize('chunk, ms', SLOW.values(), ids=SLOW)
@@ -172,13 +172,13 @@ def test_short_reads(slow_guest):
     vm.quit()
 
 
-def test_two_front_ends(tmp_path, pseries):
+def test_two_front_ends(failing_read, tmp_path, pseries):
     """
     virtio-rng does not stop for a slow source either, and gets a fair share.
 
     Linux reads all the time, so that virtio-rng always has a request.
     """
-    slow = SlowSource(tmp_path, build(tmp_path), 64, 10)
+    slow = SlowSource(tmp_path, failing_read, 64, 10)
     compile_for_guest('guests/reseed.c', tmp_path)
     guest = Guest(pseries(
         *linux_args('6.1', tmp_path, programs=['reseed']),
